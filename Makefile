@@ -1,0 +1,35 @@
+# make demo   the learning rate of a small model on real data, end to end
+# make test   all tests
+# make check  formatting, lint, types, Dockerfile and compose file
+.PHONY: demo test check clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+demo: $(VENV)/local.done
+	$(BIN)/justright tune examples/digits.py:Digits --trials 30 --seed 0
+
+test: $(VENV)/dev.done
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.done
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m deploy.lint
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# One step for each set of packages, done again when its versions change.
+$(VENV)/local.done: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable '.[local,examples]'
+	touch $@
+
+$(VENV)/dev.done: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable '.[test,check]'
+	touch $@

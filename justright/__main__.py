@@ -1,0 +1,397 @@
+"""The front door: the ``justright`` command. Hands over to orchestrator and worker, lazily."""
+
+from __future__ import annotations
+
+import importlib
+import json as json_module
+import logging
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+
+from justright import __version__
+from justright.errors import JustrightError, UsageError
+
+app = typer.Typer(
+    name="justright",
+    help="Finds the learning rate that is just right for a PyTorch model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+TASK = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="TASK",
+        help="path/to/file.py:Name, package.module:Name, study.toml, or -- command --lr {lr}",
+        show_default=False,
+    ),
+]
+STUDY = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study.")]
+LR = Annotated[str | None, typer.Option(metavar="LOW:HIGH", help="Range searched [1e-6:10].")]
+TRIALS = Annotated[int | None, typer.Option(help="Learning rates to try [30].")]
+EPOCHS = Annotated[int | None, typer.Option(help="The horizon [the task's own].")]
+TIMEOUT = Annotated[float | None, typer.Option(help="Seconds after which to answer.")]
+SAMPLER = Annotated[str | None, typer.Option(help="auto, tpe, gp, random, qmc or grid.")]
+PRUNER = Annotated[str | None, typer.Option(help="auto, asha, hyperband, median or none.")]
+REPLICATES = Annotated[int | None, typer.Option(help="Seeds for the best rates [1].")]
+SEED = Annotated[int | None, typer.Option(help="Seed of weights, batches and search [0].")]
+LANES = Annotated[str | None, typer.Option(help="Trials in a job: auto or a number.")]
+NAME = Annotated[str | None, typer.Option(help="Name of the study; the same goes on with it.")]
+SET = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of the task.")
+]
+POOL = Annotated[str | None, typer.Option(help="Which workers [default].")]
+METRIC = Annotated[str | None, typer.Option(help="Name of the loss in a command's output.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def _house(name: str) -> ModuleType:
+    """Import one of our own top-level modules, and see that it is ours.
+
+    Raises:
+        UsageError: the user's PYTHONPATH or folder has a module of that name before ours.
+    """
+    package = name.partition(".")[0]
+    home = Path(__file__).resolve().parent.parent
+    found = importlib.import_module(package).__file__ or ""
+    if Path(found).resolve().parent != home / package:
+        raise UsageError(
+            f"found a module {package!r} at {found}, which hides justright's own package of that "
+            "name. Rename it, or take its folder off PYTHONPATH."
+        )
+    return importlib.import_module(name)
+
+
+def _make_spec(parts: list[str], flags: dict[str, Any], set_: list[str] | None) -> Any:
+    """The spec of ``tune`` and ``submit``, and the number of workers that a study file names."""
+    from justright.spec import make_spec
+    from justright.targets import merge, read_arguments, read_target
+
+    values = read_target(parts, is_command="--" in sys.argv)
+    flags["arguments"] = read_arguments(set_ or [])
+    values = merge(values, flags)
+    workers = values.pop("workers", None)
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise UsageError(f"--workers: found {workers!r}, expected a positive whole number")
+    values.setdefault("name", _fresh_name(values["task"]))
+    return make_spec(values), workers
+
+
+def _fresh_name(task: Any) -> str:
+    target = task.get("target") or Path((task.get("command") or ["study"])[0]).name
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", target.rpartition(":")[2]).strip("-").lower()
+    return f"{stem[:40] or 'study'}-{secrets.token_hex(2)}"
+
+
+@app.command()
+def tune(
+    task: TASK,
+    lr: LR = None,
+    trials: TRIALS = None,
+    epochs: EPOCHS = None,
+    timeout: TIMEOUT = None,
+    sampler: SAMPLER = None,
+    pruner: PRUNER = None,
+    replicates: REPLICATES = None,
+    seed: SEED = None,
+    lanes: LANES = None,
+    workers: Annotated[int | None, typer.Option(help="Workers [one a GPU, or one].")] = None,
+    name: NAME = None,
+    set_: SET = None,
+    metric: METRIC = None,
+    json: JSON = False,
+) -> None:
+    """Find the learning rate of TASK on this machine. Nothing to start, nothing to configure."""
+    from justright.local import LocalService, LocalStudy
+    from justright.messages import Snapshot, decode_as
+    from justright.settings import load_settings
+
+    flags = {
+        "lr": lr, "trials": trials, "epochs": epochs, "timeout": timeout, "sampler": sampler,
+        "pruner": pruner, "replicates": replicates, "seed": seed, "lanes": lanes,
+        "workers": workers, "name": name, "metric": metric,
+    }  # fmt: skip
+    spec, count = _make_spec(task, flags, set_)
+    settings = load_settings()
+    study = LocalStudy(settings, spec.name)
+    kept = study.recall()
+    known = None if kept is None else decode_as(Snapshot, kept)
+    _check_same(known, spec)
+    study.open()
+    service = LocalService(study, settings)
+    snapshot: Snapshot | None = None
+    try:
+        service.start(_house("worker.main").visible_gpus(), count)
+        snapshot = _submit_and_follow(service.broker(), spec, json, service.check)
+        study.remember(snapshot)
+    except KeyboardInterrupt:
+        _keep_going_hint(study, service, spec.name)
+        raise
+    finally:
+        service.stop()
+        if snapshot is None or not snapshot.trials:
+            _discard_if_empty(study)
+    raise typer.Exit(_print_result(snapshot, json))
+
+
+def _check_same(known: Any, spec: Any) -> None:
+    """A kept study of the same name must be the same study."""
+    from justright.spec import differences
+
+    differing = differences(known.spec, spec) if known is not None and known.trials else []
+    if differing:
+        raise UsageError(
+            f"there is a study {spec.name} with another {', '.join(differing)}. Choose another "
+            "--name, or repeat its options to go on with it."
+        )
+
+
+def _discard_if_empty(study: Any) -> None:
+    """A study of which nothing was trained leaves nothing behind."""
+    if study.recall() is None:
+        study.discard()
+
+
+def _keep_going_hint(study: Any, service: Any, name: str) -> None:
+    snapshot = service.broker().snapshot(name) if service.url else None
+    if snapshot is not None and snapshot.trials:
+        study.remember(snapshot)
+        sys.stderr.write(f"\nstopped; the same command with --name {name} goes on from here\n")
+
+
+def _submit_and_follow(broker: Any, spec: Any, quiet: bool, check: Callable[[], None]) -> Any:
+    from justright.client import follow, submit
+    from justright.view import make_view
+
+    submission = submit(broker, spec)
+    with make_view(quiet) as view:
+        return follow(broker, spec.name, submission=submission, show=view.show, check=check)
+
+
+def _print_result(snapshot: Any, as_json: bool) -> int:
+    """Print the answer of an ended study; returns the exit code."""
+    from justright.client import exit_code
+    from justright.view import print_answer, print_failure, why_no_answer
+
+    code = exit_code(snapshot)
+    if snapshot.failure is not None:
+        print_failure(snapshot.failure)
+    failed_outright = snapshot.failure is not None and not snapshot.trials
+    if as_json and not failed_outright:
+        print(snapshot.answer.model_dump_json())
+    if code != 0 and not failed_outright and as_json:
+        sys.stderr.write(f"no answer: {why_no_answer(snapshot)}\n")
+    if not as_json and not failed_outright:
+        print_answer(snapshot)
+    return code
+
+
+@app.command()
+def submit(
+    task: TASK,
+    lr: LR = None,
+    trials: TRIALS = None,
+    epochs: EPOCHS = None,
+    timeout: TIMEOUT = None,
+    sampler: SAMPLER = None,
+    pruner: PRUNER = None,
+    replicates: REPLICATES = None,
+    seed: SEED = None,
+    lanes: LANES = None,
+    name: NAME = None,
+    set_: SET = None,
+    pool: POOL = None,
+    metric: METRIC = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow it to the answer.")] = False,
+    json: JSON = False,
+) -> None:
+    """Put a study on a running service."""
+    from justright.client import await_leader
+    from justright.client import submit as send
+
+    flags = {
+        "lr": lr, "trials": trials, "epochs": epochs, "timeout": timeout, "sampler": sampler,
+        "pruner": pruner, "replicates": replicates, "seed": seed, "lanes": lanes,
+        "name": name, "pool": pool, "metric": metric,
+    }  # fmt: skip
+    spec, _ = _make_spec(task, flags, set_)
+    broker = _service()
+    if wait:
+        snapshot = _submit_and_follow(broker, spec, json, await_leader(broker))
+        raise typer.Exit(_print_result(snapshot, json))
+    send(broker, spec)
+    if json:
+        print(json_module.dumps({"study": spec.name, "state": "submitted"}))
+    else:
+        print(f"submitted {spec.name}; follow it with: justright status {spec.name} --watch")
+
+
+def _service() -> Any:
+    """The Redis of the service that the settings name."""
+    from justright.broker import RedisBroker, connect
+    from justright.settings import load_settings
+
+    url = load_settings().redis_url.get_secret_value()
+    return RedisBroker(connect(url, patient=False))
+
+
+@app.command()
+def orchestrator() -> None:
+    """Run the service: one is active, others stand by."""
+    from justright.settings import load_settings
+
+    _log_to_stderr()
+    raise typer.Exit(_house("orchestrator.main").run_orchestrator(load_settings()))
+
+
+@app.command()
+def worker(
+    gpus: Annotated[str | None, typer.Option(help="0,1 or none [every visible one].")] = None,
+    lanes: Annotated[str, typer.Option(help="Trials in a job: auto or a number.")] = "auto",
+    pool: Annotated[str, typer.Option(help="Which studies' jobs to take.")] = "default",
+    allow_commands: Annotated[
+        bool, typer.Option("--allow-commands", help="Also run studies of command lines.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of a training.")] = None,
+) -> None:
+    """Train: one worker for each GPU of this machine, or one on the CPU."""
+    from justright.settings import load_settings
+
+    _log_to_stderr()
+    code = _house("worker.main").run_workers(
+        load_settings(),
+        gpus=gpus,
+        lanes=lanes,
+        pool=pool,
+        allow_commands=allow_commands,
+        threads=threads,
+    )
+    raise typer.Exit(code)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+
+@app.command()
+def status(
+    study: Annotated[str | None, typer.Argument(metavar="[STUDY]")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it.")] = False,
+    json: JSON = False,
+) -> None:
+    """What runs, what waits, who works."""
+    from rich.console import Console
+
+    from justright.places import gather
+    from justright.view import print_answer, print_failure, status_tables, trial_table
+
+    console = Console()
+    while True:
+        overview = gather(study)
+        if json:
+            shown: Any = [snapshot.model_dump(mode="json") for snapshot in overview.snapshots]
+            print(json_module.dumps(shown[0] if study else shown))
+        elif study:
+            snapshot = overview.snapshots[0]
+            console.print(trial_table(snapshot, rows=10_000))
+            if snapshot.note:
+                console.print(snapshot.note)
+            if snapshot.failure:
+                print_failure(snapshot.failure)
+            print_answer(snapshot)
+        else:
+            console.print(status_tables(overview.snapshots, overview.workers, overview.leader))
+        if not watch or not overview.active:
+            return
+        time.sleep(1.0)
+        if console.is_terminal and not json:
+            console.clear()
+
+
+@app.command()
+def best(study: STUDY, json: JSON = False) -> None:
+    """The answer of a study; while it runs, the answer as of now."""
+    from justright.client import exit_code
+    from justright.places import gather
+    from justright.view import print_answer
+
+    snapshot = gather(study).snapshots[0]
+    if json:
+        print(snapshot.answer.model_dump_json() if snapshot.answer else "null")
+    else:
+        print_answer(snapshot)
+    raise typer.Exit(exit_code(snapshot))
+
+
+@app.command()
+def cancel(study: STUDY) -> None:
+    """End a study now; its answer is what is known by then."""
+    from justright.client import cancel as send
+    from justright.places import broker_of
+
+    send(broker_of(study), study)
+    print(f"cancelled {study}")
+
+
+@app.command()
+def dashboard(
+    port: Annotated[int, typer.Option(help="Port on the loopback address; 0: a free one.")] = 8080,
+    write: Annotated[bool, typer.Option("--write", help="Allow changes.")] = False,
+) -> None:
+    """Show all studies in optuna-dashboard, read-only unless --write."""
+    from justright.settings import load_settings
+
+    _house("orchestrator.dashboard").run_dashboard(load_settings(), port=port, write=write)
+
+
+@app.command()
+def doctor(
+    task: Annotated[str | None, typer.Argument(metavar="[TASK]")] = None, json: JSON = False
+) -> None:
+    """Check Redis, storage, GPUs, clocks and a task; say how to mend what is wrong."""
+    from justright.doctor import examine
+
+    raise typer.Exit(examine(task, as_json=json, house=_house))
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"justright {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    return None
+
+
+def main() -> None:
+    """Run the command line; our own errors become one message and their exit code."""
+    try:
+        app()
+    except JustrightError as error:
+        print(f"error: {error}", file=sys.stderr)
+        traceback = getattr(error, "traceback", "")
+        if traceback:
+            print(traceback, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

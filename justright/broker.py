@@ -1,0 +1,378 @@
+"""Redis, as both sides use it: the only place that names a key.
+
+=============================  ======  ==========================================================
+key                            type    content
+=============================  ======  ==========================================================
+justright:commands             stream  clients to orchestrator: submit, cancel
+justright:reports              stream  workers to orchestrator: started, report, outcome, ...
+justright:decisions:STUDY      hash    trial number -> Decision; read by workers as they report
+justright:lease:JOB            string  the worker that trains the job; expires without heartbeats
+justright:workers              set     names of workers, some of them perhaps gone
+justright:worker:NAME          string  WorkerInfo; expires without heartbeats
+justright:studies              set     names of studies
+justright:study:STUDY          string  Snapshot, for clients
+justright:leader               string  the orchestrator that is active; expires
+rq:*                           --      RQ's own: the queue of a pool is ``justright-POOL``
+=============================  ======  ==========================================================
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, cast
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from justright.errors import MessageError, RedisUnavailable
+from justright.messages import (
+    Command,
+    Decision,
+    Event,
+    Job,
+    Message,
+    Snapshot,
+    WorkerInfo,
+    decode,
+    decode_as,
+)
+from justright.settings import without_password
+
+log = logging.getLogger(__name__)
+
+PREFIX = "justright:"
+COMMANDS = PREFIX + "commands"
+REPORTS = PREFIX + "reports"
+WORKERS = PREFIX + "workers"
+STUDIES = PREFIX + "studies"
+LEADER = PREFIX + "leader"
+
+DECISIONS_KEPT = 7 * 24 * 3600  #: seconds; longer than any epoch, so that every trial hears it
+
+JobPlace = Literal["queued", "leased", "missing"]
+
+
+def decisions_key(study: str) -> str:
+    return f"{PREFIX}decisions:{study}"
+
+
+def lease_key(job: str) -> str:
+    return f"{PREFIX}lease:{job}"
+
+
+def worker_key(name: str) -> str:
+    return f"{PREFIX}worker:{name}"
+
+
+def study_key(study: str) -> str:
+    return f"{PREFIX}study:{study}"
+
+
+class Broker(ABC):
+    """What travels between clients, the orchestrator and workers.
+
+    Messages arrive at least once and, from one sender, in order. Nothing that was received is
+    forgotten until ``acknowledge``; a receiver that dies before it is given the same again.
+    """
+
+    # -- clients ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def send(self, command: Command) -> None:
+        """Hand a command to the orchestrator, now or when there is one."""
+
+    @abstractmethod
+    def snapshot(self, study: str) -> Snapshot | None:
+        """The study as last published, or None where there is none of that name."""
+
+    @abstractmethod
+    def studies(self) -> list[str]:
+        """Names of all published studies, sorted."""
+
+    @abstractmethod
+    def workers(self) -> list[WorkerInfo]:
+        """The workers whose heartbeat has not expired, sorted by name."""
+
+    @abstractmethod
+    def leader(self) -> str | None:
+        """The active orchestrator, if there is one."""
+
+    # -- orchestrator -----------------------------------------------------------------------
+
+    @abstractmethod
+    def receive(self, wait: float, at_most: int = 5000) -> list[Command | Event]:
+        """Commands and events not seen before, waiting up to ``wait`` seconds for the first.
+
+        What cannot be decoded is logged and left out.
+        """
+
+    @abstractmethod
+    def acknowledge(self) -> None:
+        """Forget all that was received: its effects are committed."""
+
+    @abstractmethod
+    def dispatch(self, job: Job, pool: str) -> None:
+        """Put a job on the pool's queue."""
+
+    @abstractmethod
+    def withdraw(self, job: str, pool: str) -> None:
+        """Take a job off the queue if it is still there."""
+
+    @abstractmethod
+    def places(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
+        """Where each job is. ``missing`` may be a job in the moment between queue and lease."""
+
+    @abstractmethod
+    def decide(self, study: str, decisions: dict[int, Decision]) -> None:
+        """Tell the workers of some trials what to do at their next report."""
+
+    @abstractmethod
+    def publish(self, snapshot: Snapshot, keep: float | None = None) -> None:
+        """Show a study to clients, for ``keep`` seconds (None: until it is published again)."""
+
+    @abstractmethod
+    def lead(self, owner: str, seconds: float) -> bool:
+        """Become or stay the active orchestrator for ``seconds``; False: another one is."""
+
+    @abstractmethod
+    def resign(self, owner: str) -> None:
+        """Stop being the active orchestrator, so that a standby takes over at once."""
+
+    # -- workers ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def exchange(
+        self, events: Sequence[Event], study: str = "", trials: Sequence[int] = ()
+    ) -> dict[int, Decision]:
+        """Send events and fetch the decisions for ``trials``, in one round trip."""
+
+    @abstractmethod
+    def beat(self, worker: WorkerInfo, lease: float) -> None:
+        """A heartbeat: the worker lives, and holds the lease of its job, for ``lease`` seconds."""
+
+    @abstractmethod
+    def leave(self, worker: WorkerInfo) -> None:
+        """The worker goes; its lease ends with it."""
+
+
+# Become or stay leader in one step: the key is free, or it is ours.
+_LEAD = """
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+_RESIGN = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
+def connect(url: str, *, patient: bool) -> redis.Redis:
+    """Open a connection.
+
+    ``patient`` is for services: a Redis that is away is waited for, for minutes. Without it, as
+    on the command line, the first failure is an answer.
+
+    Raises:
+        RedisUnavailable: the URL has no known form, or an impatient connection found no Redis.
+    """
+    retry = Retry(ExponentialBackoff(cap=3.0, base=0.05), 60 if patient else 1)
+    try:
+        client = redis.Redis.from_url(
+            url,
+            retry=retry,
+            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+            socket_connect_timeout=5,
+            health_check_interval=30,
+        )
+        if not patient:
+            client.ping()
+    except (redis.RedisError, ValueError, OSError) as error:
+        raise unavailable(url, error) from None
+    return client
+
+
+def unavailable(url: str, error: Exception) -> RedisUnavailable:
+    """Word a connection failure for its user, without the password."""
+    shown = without_password(url)
+    if isinstance(error, redis.AuthenticationError) or "NOAUTH" in str(error):
+        return RedisUnavailable(
+            f"Redis at {shown} refused the password. Put the right one into JUSTRIGHT_REDIS_URL, "
+            "as redis://:PASSWORD@HOST:PORT/0."
+        )
+    if isinstance(error, ValueError):
+        return RedisUnavailable(
+            f"found {shown!r} as the address of Redis, expected redis://HOST:PORT/0, "
+            "rediss://... or unix://PATH in JUSTRIGHT_REDIS_URL."
+        )
+    return RedisUnavailable(
+        f"no Redis answers at {shown} ({type(error).__name__}). Start one (redis-server), set "
+        "JUSTRIGHT_REDIS_URL, or use `justright tune`, which brings its own."
+    )
+
+
+class RedisBroker(Broker):
+    """The broker on a real Redis (6.2 or newer)."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        # redis-py types every answer as "value or awaitable"; this is the synchronous client.
+        self._redis = cast(Any, client)
+        self._seen = {COMMANDS: "0-0", REPORTS: "0-0"}
+        self._queues: dict[str, Any] = {}
+
+    def send(self, command: Command) -> None:
+        self._redis.xadd(COMMANDS, {"m": command.encode()})
+
+    def snapshot(self, study: str) -> Snapshot | None:
+        raw = self._redis.get(study_key(study))
+        return None if raw is None else decode_as(Snapshot, raw)
+
+    def studies(self) -> list[str]:
+        names = sorted(name.decode() for name in self._redis.smembers(STUDIES))
+        if not names:
+            return []
+        found = self._redis.mget([study_key(name) for name in names])
+        return [name for name, raw in zip(names, found, strict=True) if raw is not None]
+
+    def workers(self) -> list[WorkerInfo]:
+        names = sorted(name.decode() for name in self._redis.smembers(WORKERS))
+        if not names:
+            return []
+        found = self._redis.mget([worker_key(name) for name in names])
+        gone = [name for name, raw in zip(names, found, strict=True) if raw is None]
+        if gone:
+            self._redis.srem(WORKERS, *gone)
+        return [decode_as(WorkerInfo, raw) for raw in found if raw is not None]
+
+    def leader(self) -> str | None:
+        raw = self._redis.get(LEADER)
+        return None if raw is None else raw.decode()
+
+    def receive(self, wait: float, at_most: int = 5000) -> list[Command | Event]:
+        block = max(1, int(wait * 1000))
+        answer = self._redis.xread(self._seen, count=at_most, block=block)
+        messages: list[Command | Event] = []
+        for stream, entries in _pairs(answer):
+            for entry_id, fields in entries:
+                messages.extend(_read_entry(entry_id, fields))
+            if entries:
+                self._seen[stream.decode()] = entries[-1][0].decode()
+        return messages
+
+    def acknowledge(self) -> None:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for stream, last in self._seen.items():
+                if last != "0-0":
+                    pipe.xtrim(stream, minid=_next_id(last), approximate=False)
+            pipe.execute()
+
+    def dispatch(self, job: Job, pool: str) -> None:
+        from justright.queue import enqueue
+
+        enqueue(self._queue(pool), job)
+
+    def withdraw(self, job: str, pool: str) -> None:
+        from justright.queue import withdraw
+
+        withdraw(self._queue(pool), job)
+
+    def places(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
+        jobs = list(jobs)
+        if not jobs:
+            return {}
+        waiting = set(self._queue(pool).get_job_ids())
+        leases = self._redis.mget([lease_key(job) for job in jobs])
+        return {
+            job: "leased" if lease is not None else "queued" if job in waiting else "missing"
+            for job, lease in zip(jobs, leases, strict=True)
+        }
+
+    def decide(self, study: str, decisions: dict[int, Decision]) -> None:
+        mapping = {str(trial): decision.encode() for trial, decision in decisions.items()}
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hset(decisions_key(study), mapping=mapping)
+            pipe.expire(decisions_key(study), DECISIONS_KEPT)
+            pipe.execute()
+
+    def publish(self, snapshot: Snapshot, keep: float | None = None) -> None:
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.sadd(STUDIES, snapshot.study)
+            milliseconds = None if keep is None else int(keep * 1000)
+            pipe.set(study_key(snapshot.study), snapshot.encode(), px=milliseconds)
+            pipe.execute()
+
+    def lead(self, owner: str, seconds: float) -> bool:
+        return bool(self._redis.eval(_LEAD, 1, LEADER, owner, int(seconds * 1000)))
+
+    def resign(self, owner: str) -> None:
+        self._redis.eval(_RESIGN, 1, LEADER, owner)
+
+    def exchange(
+        self, events: Sequence[Event], study: str = "", trials: Sequence[int] = ()
+    ) -> dict[int, Decision]:
+        with self._redis.pipeline(transaction=False) as pipe:
+            if events:
+                pipe.xadd(REPORTS, {str(i): event.encode() for i, event in enumerate(events)})
+            if trials:
+                pipe.hmget(decisions_key(study), [str(trial) for trial in trials])
+            answers = pipe.execute()
+        found = answers[-1] if trials else []
+        return {
+            trial: decode_as(Decision, raw)
+            for trial, raw in zip(trials, found, strict=True)
+            if raw is not None
+        }
+
+    def beat(self, worker: WorkerInfo, lease: float) -> None:
+        milliseconds = int(lease * 1000)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.sadd(WORKERS, worker.name)
+            pipe.set(worker_key(worker.name), worker.encode(), px=milliseconds)
+            if worker.job is not None:
+                pipe.set(lease_key(worker.job), worker.name, px=milliseconds)
+            pipe.execute()
+
+    def leave(self, worker: WorkerInfo) -> None:
+        keys = [worker_key(worker.name)]
+        if worker.job is not None:
+            keys.append(lease_key(worker.job))
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.srem(WORKERS, worker.name)
+            pipe.delete(*keys)
+            pipe.execute()
+
+    def _queue(self, pool: str) -> Any:
+        from justright.queue import pool_queue
+
+        if pool not in self._queues:
+            self._queues[pool] = pool_queue(pool, self._redis)
+        return self._queues[pool]
+
+
+def _pairs(answer: Any) -> list[tuple[bytes, list[Any]]]:
+    """XREAD's answer as pairs: a list under RESP2, a mapping (of lists) under RESP3."""
+    if isinstance(answer, dict):
+        return [
+            (k, v[0] if len(v) == 1 and isinstance(v[0], list) else v) for k, v in answer.items()
+        ]
+    return answer or []
+
+
+def _read_entry(entry_id: bytes, fields: dict[bytes, bytes]) -> Iterable[Command | Event]:
+    """The messages of one stream entry; what is unreadable is logged, never fatal."""
+    for raw in fields.values():
+        try:
+            message: Message = decode(raw)
+        except MessageError as error:
+            log.warning("dropped stream entry %s: %s", entry_id.decode(), error)
+            continue
+        yield cast(Any, message)
+
+
+def _next_id(last: str) -> str:
+    milliseconds, sequence = last.split("-")
+    return f"{milliseconds}-{int(sequence) + 1}"

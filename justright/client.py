@@ -1,0 +1,127 @@
+"""What a client does with a running service: submit a study and follow it to its answer."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+
+from justright.broker import Broker
+from justright.errors import JustrightError, UsageError
+from justright.lifecycle import STUDY_FINISHED
+from justright.messages import Cancel, Snapshot, Submit
+from justright.spec import StudySpec, differences
+
+_POLL = 0.05  # seconds between looks at the snapshot
+_CHECK = 0.5  # seconds between looks at whether the service still lives
+
+EXIT_ANSWER, EXIT_ERROR, EXIT_USAGE, EXIT_NO_ANSWER = 0, 1, 2, 3
+
+
+def submit(broker: Broker, spec: StudySpec) -> str:
+    """Ask for a study; returns the submission's id.
+
+    Raises:
+        UsageError: the name belongs to another study.
+    """
+    known = broker.snapshot(spec.name)
+    if known is not None and known.answer is not None and known.trials:
+        differing = differences(known.spec, spec)
+        if differing:
+            raise UsageError(
+                f"there is a study {spec.name} with another {', '.join(differing)}. Choose "
+                "another --name, or repeat its options to go on with it."
+            )
+    submission = uuid.uuid4().hex
+    broker.send(Submit(id=submission, spec=spec))
+    return submission
+
+
+def follow(
+    broker: Broker,
+    study: str,
+    *,
+    submission: str | None,
+    show: Callable[[Snapshot], None],
+    check: Callable[[], None] = lambda: None,
+) -> Snapshot:
+    """Watch a study until it has ended; ``show`` sees each new snapshot, the last one included.
+
+    ``submission``: wait until this one has been taken up (None: take the study as it is).
+    ``check`` is called now and then and may raise to end the watch.
+    """
+    last: Snapshot | None = None
+    checked = 0.0
+    while True:
+        snapshot = broker.snapshot(study)
+        taken = snapshot is not None and submission in (None, snapshot.submission)
+        if snapshot is not None and taken and snapshot != last:
+            last = snapshot
+            show(snapshot)
+            if snapshot.state in STUDY_FINISHED:
+                return snapshot
+        if time.monotonic() - checked > _CHECK:
+            checked = time.monotonic()
+            check()
+        time.sleep(_POLL)
+
+
+def cancel(broker: Broker, study: str) -> None:
+    """End a study now; its answer is what is known by then.
+
+    Raises:
+        UsageError: there is no such study, or it has ended.
+    """
+    snapshot = find(broker, study)
+    if snapshot.state in STUDY_FINISHED:
+        raise UsageError(f"study {study} has ended already ({snapshot.state}).")
+    broker.send(Cancel(study=study))
+
+
+def find(broker: Broker, study: str) -> Snapshot:
+    """A study's snapshot.
+
+    Raises:
+        UsageError: there is no such study.
+    """
+    snapshot = broker.snapshot(study)
+    if snapshot is None:
+        raise unknown_study(study, broker.studies())
+    return snapshot
+
+
+def unknown_study(study: str, known: list[str]) -> UsageError:
+    """The error for a name that no study has."""
+    have = f"There are: {', '.join(known)}." if known else "There are no studies yet."
+    return UsageError(f"there is no study {study!r}. {have}")
+
+
+def exit_code(snapshot: Snapshot) -> int:
+    """0: an answer; 3: ended without one; 1 or 2: the task could not be trained at all."""
+    if snapshot.failure is not None and not snapshot.trials:
+        return EXIT_USAGE if snapshot.failure.kind == "usage" else EXIT_ERROR
+    if snapshot.answer is None or snapshot.answer.best_lr is None:
+        return EXIT_NO_ANSWER
+    return EXIT_ANSWER
+
+
+def await_leader(broker: Broker) -> Callable[[], None]:
+    """A check for ``follow``: somebody must be there to take the study up.
+
+    The returned function raises when no orchestrator has been active for a while.
+    """
+    alone_since: float | None = None
+
+    def check() -> None:
+        nonlocal alone_since
+        if broker.leader() is not None:
+            alone_since = None
+            return
+        alone_since = alone_since or time.monotonic()
+        if time.monotonic() - alone_since > 30.0:
+            raise JustrightError(
+                "no orchestrator has been active for 30 s. Start one with `justright "
+                "orchestrator`; the study is kept and goes on when there is one."
+            )
+
+    return check

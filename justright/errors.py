@@ -1,0 +1,53 @@
+"""Every error a user can meet, worded for them.
+
+A message says what was found, what was expected and what to do. ``exit_code`` follows the
+command line's contract: 2 where what was typed is wrong, 1 where the world is.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class JustrightError(Exception):
+    """Base of all errors that are shown to a user without a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(JustrightError):
+    """What was typed is wrong: a path, a name, a range, an option, a key."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class MessageError(JustrightError):
+    """A message on the wire could not be read."""
+
+
+class RedisUnavailable(JustrightError):
+    """Redis did not answer."""
+
+
+class StorageError(JustrightError):
+    """The study storage refused, is damaged, or is written by somebody else."""
+
+
+class LifecycleError(JustrightError):
+    """A trial was asked to make a transition that its lifecycle does not have."""
+
+
+class TaskError(JustrightError):
+    """The user's task could not be used as it is (its shape, not an exception of its own)."""
+
+
+class RefusedJob(JustrightError):
+    """A worker was given a job that it must not run."""
+
+
+class UserCodeError(JustrightError):
+    """The user's own code raised; ``traceback`` is theirs, trimmed to their frames."""
+
+    def __init__(self, message: str, traceback: str) -> None:
+        super().__init__(message)
+        self.traceback = traceback

@@ -1,0 +1,125 @@
+"""The broker's in-process twin: the same guarantees on plain lists, for tests in milliseconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from justright.broker import Broker, JobPlace
+from justright.messages import (
+    Command,
+    Decision,
+    Event,
+    Job,
+    Snapshot,
+    WorkerInfo,
+    decode_as,
+)
+
+
+class MemoryBroker(Broker):
+    """Everything in one process. Messages pass through encode and decode, as on the wire."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._inbox: list[Command | Event] = []
+        self._unacknowledged: list[Command | Event] = []
+        self._snapshots: dict[str, Snapshot] = {}
+        self._workers: dict[str, tuple[WorkerInfo, float]] = {}
+        self._leases: dict[str, float] = {}
+        self._leader: tuple[str, float] | None = None
+        self.queues: dict[str, list[Job]] = {}  #: pool -> jobs not yet taken
+        self.decisions: dict[str, dict[int, Decision]] = {}
+
+    def send(self, command: Command) -> None:
+        self._inbox.append(decode_as(type(command), command.encode()))
+
+    def snapshot(self, study: str) -> Snapshot | None:
+        return self._snapshots.get(study)
+
+    def studies(self) -> list[str]:
+        return sorted(self._snapshots)
+
+    def workers(self) -> list[WorkerInfo]:
+        now = self._clock()
+        return [info for _, (info, until) in sorted(self._workers.items()) if until > now]
+
+    def leader(self) -> str | None:
+        if self._leader is None or self._leader[1] <= self._clock():
+            return None
+        return self._leader[0]
+
+    def receive(self, wait: float, at_most: int = 5000) -> list[Command | Event]:
+        taken, self._inbox = self._inbox[:at_most], self._inbox[at_most:]
+        self._unacknowledged.extend(taken)
+        return taken
+
+    def acknowledge(self) -> None:
+        self._unacknowledged.clear()
+
+    def restart_receiver(self) -> None:
+        """What a new orchestrator finds: all that was received and not acknowledged, again."""
+        self._inbox = self._unacknowledged + self._inbox
+        self._unacknowledged = []
+
+    def dispatch(self, job: Job, pool: str) -> None:
+        self.queues.setdefault(pool, []).append(decode_as(Job, job.encode()))
+
+    def take(self, pool: str, worker: str, lease: float) -> Job | None:
+        """What RQ does for a real worker: the oldest job, with its lease."""
+        queue = self.queues.get(pool)
+        if not queue:
+            return None
+        job = queue.pop(0)
+        self._leases[job.id] = self._clock() + lease
+        return job
+
+    def withdraw(self, job: str, pool: str) -> None:
+        queue = self.queues.get(pool, [])
+        self.queues[pool] = [waiting for waiting in queue if waiting.id != job]
+
+    def places(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
+        waiting = {job.id for job in self.queues.get(pool, [])}
+        now = self._clock()
+        return {
+            job: "leased"
+            if self._leases.get(job, -1.0) > now
+            else "queued"
+            if job in waiting
+            else "missing"
+            for job in jobs
+        }
+
+    def decide(self, study: str, decisions: dict[int, Decision]) -> None:
+        self.decisions.setdefault(study, {}).update(decisions)
+
+    def publish(self, snapshot: Snapshot, keep: float | None = None) -> None:
+        self._snapshots[snapshot.study] = decode_as(Snapshot, snapshot.encode())
+
+    def lead(self, owner: str, seconds: float) -> bool:
+        if self.leader() not in (None, owner):
+            return False
+        self._leader = (owner, self._clock() + seconds)
+        return True
+
+    def resign(self, owner: str) -> None:
+        if self.leader() == owner:
+            self._leader = None
+
+    def exchange(
+        self, events: Sequence[Event], study: str = "", trials: Sequence[int] = ()
+    ) -> dict[int, Decision]:
+        self._inbox.extend(decode_as(type(event), event.encode()) for event in events)
+        known = self.decisions.get(study, {})
+        return {trial: known[trial] for trial in trials if trial in known}
+
+    def beat(self, worker: WorkerInfo, lease: float) -> None:
+        until = self._clock() + lease
+        self._workers[worker.name] = (worker, until)
+        if worker.job is not None:
+            self._leases[worker.job] = until
+
+    def leave(self, worker: WorkerInfo) -> None:
+        self._workers.pop(worker.name, None)
+        if worker.job is not None:
+            self._leases.pop(worker.job, None)

@@ -1,0 +1,311 @@
+"""Every message on the wire, with its encode and decode.
+
+Messages are JSON, frozen, and carry a schema version. A reader ignores fields that it does not
+know and refuses a version that is newer than its own; stored names are never used again for
+something else. A loss that is not finite travels as null.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from justright.errors import MessageError
+from justright.lifecycle import StudyState, TrialState
+from justright.spec import Scalar, StudySpec, TaskRef
+
+SCHEMA_VERSION = 1
+
+M = TypeVar("M", bound="Message")
+
+Loss = Annotated[float | None, Field(allow_inf_nan=False)]
+
+
+class Message(BaseModel):
+    """What all messages share."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="ignore")
+
+    v: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+
+    def encode(self) -> str:
+        """The message as one line of JSON."""
+        return self.model_dump_json()
+
+
+class FailureKind(StrEnum):
+    """Why something failed; decides the exit code and whether it is tried again."""
+
+    USAGE = "usage"  #: What was typed is wrong: no such module or attribute.
+    USER = "user"  #: The user's own code raised; ``traceback`` is theirs.
+    TASK = "task"  #: The task is not usable as it is: shapes, types, a missing metric.
+    LOST = "lost"  #: The process that trained it died.
+    RETURNED = "returned"  #: The worker was asked to leave and gave its trials back.
+    REFUSED = "refused"  #: The worker may not run such a job.
+
+
+class Failure(BaseModel):
+    """What went wrong, for people."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kind: FailureKind
+    message: str
+    traceback: str = ""
+
+
+# -- client to orchestrator ---------------------------------------------------------------------
+
+
+class Submit(Message):
+    """A client asks for a study, or that the one of that name go on under new stop rules.
+
+    Applying it twice is the same as once.
+    """
+
+    type: Literal["submit"] = "submit"
+    id: str  #: Comes back in the snapshot, so that the client knows that this one was applied.
+    spec: StudySpec
+
+
+class Cancel(Message):
+    """A client asks that a study end now."""
+
+    type: Literal["cancel"] = "cancel"
+    study: str
+
+
+# -- orchestrator to worker ---------------------------------------------------------------------
+
+
+class TrialWork(BaseModel):
+    """One trial of a job: what to train, and from where."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    number: int = Field(ge=0)
+    lr: float = Field(gt=0, allow_inf_nan=False)
+    params: dict[str, Scalar] = Field(default_factory=dict)  #: Anything searched beside the rate.
+    seed: int = Field(ge=0)
+    attempt: int = Field(ge=1)
+    checkpoint: str | None = None  #: Where to resume from; None: from the beginning.
+
+
+class Job(Message):
+    """Train these trials until a step. Without trials: look at the task and describe it."""
+
+    type: Literal["job"] = "job"
+    id: str
+    study: str
+    task: TaskRef
+    epochs: int | None = Field(default=None, ge=1)  #: The horizon; None: the task's own.
+    until: int | None = Field(default=None, ge=1)  #: The step to stop at; None: the horizon.
+    seed: int = 0
+    metric: str | None = None
+    trials: tuple[TrialWork, ...] = ()
+
+
+class Decision(Message):
+    """What a trial shall do at its next report."""
+
+    type: Literal["decision"] = "decision"
+    attempt: int
+    action: Literal["stop", "pause"]
+    reason: str
+
+
+# -- worker to orchestrator ---------------------------------------------------------------------
+
+
+class Hello(Message):
+    """A worker has come; the orchestrator looks at the list of workers."""
+
+    type: Literal["hello"] = "hello"
+    worker: str
+
+
+class Inspection(Message):
+    """What a task is, as the worker that loaded it saw it."""
+
+    type: Literal["inspection"] = "inspection"
+    study: str
+    job: str
+    kind: Literal["task", "objective", "command"] = "task"
+    epochs: int | None = None
+    initial_loss: Loss = None  #: Validation loss before any training.
+    search_schedule: bool = False  #: The task wants its schedule searched as well.
+    details: dict[str, Scalar] = Field(default_factory=dict)
+    failure: Failure | None = None
+
+
+class Space(Message):
+    """The range an objective asked its learning rate from: the study shall stay in it."""
+
+    type: Literal["space"] = "space"
+    study: str
+    trial: int
+    low: float = Field(gt=0)
+    high: float = Field(gt=0, allow_inf_nan=False)
+
+
+class Started(Message):
+    """A worker holds the lease of a job and begins to train its trials."""
+
+    type: Literal["started"] = "started"
+    study: str
+    job: str
+    worker: str
+    trials: tuple[tuple[int, int], ...]  #: (number, attempt)
+
+
+class Report(Message):
+    """The losses after one step (an epoch) of one trial."""
+
+    type: Literal["report"] = "report"
+    study: str
+    trial: int = Field(ge=0)
+    attempt: int = Field(ge=1)
+    step: int = Field(ge=0)
+    loss: Loss
+    train_loss: Loss = None
+    seconds: float = 0.0  #: Training time of this step.
+
+
+class OutcomeKind(StrEnum):
+    """How an attempt ended."""
+
+    COMPLETE = "complete"
+    STOPPED = "stopped"
+    PAUSED = "paused"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
+class Outcome(Message):
+    """The end of one attempt of one trial."""
+
+    type: Literal["outcome"] = "outcome"
+    study: str
+    trial: int = Field(ge=0)
+    attempt: int = Field(ge=1)
+    kind: OutcomeKind
+    step: int = 0  #: Steps trained so far.
+    value: Loss = None  #: An objective's return value, where it returned one.
+    reason: str = ""
+    checkpoint: str | None = None
+    failure: Failure | None = None
+
+
+# -- what clients read --------------------------------------------------------------------------
+
+
+class WorkerInfo(Message):
+    """One worker, as it describes itself with each heartbeat."""
+
+    type: Literal["worker"] = "worker"
+    name: str
+    pool: str
+    host: str
+    pid: int
+    device: str
+    lanes: int = Field(default=1, ge=1)
+    job: str | None = None  #: None: idle.
+    study: str | None = None
+    since: float = 0.0
+
+
+class TrialView(BaseModel):
+    """One trial, as a client sees it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    number: int
+    state: TrialState
+    lr: float
+    params: dict[str, Any] = Field(default_factory=dict)
+    step: int = 0
+    loss: Loss = None  #: The last reported one.
+    best: Loss = None  #: The lowest reported one.
+    losses: tuple[Loss, ...] = ()  #: The latest, oldest first, thinned for a sparkline.
+    attempt: int = 1
+    diverged: bool = False
+    reason: str = ""
+    failure: Failure | None = None
+
+
+class Answer(BaseModel):
+    """What a study returns. Printed by ``--json``; the field names are a contract."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    study: str
+    state: StudyState
+    reason: str | None  #: Why the study ended; None while it runs.
+    best_lr: float | None
+    params: dict[str, Any]
+    loss: float | None
+    loss_interval: tuple[float, float] | None
+    plateau: tuple[float, float] | None
+    edge_of_stability: float | None
+    trials: dict[str, int]
+    attempts: int
+    epochs: int
+    full_trainings: float | None
+    seconds: float
+    seed: int
+
+
+class Snapshot(Message):
+    """All that clients are shown of a study."""
+
+    type: Literal["snapshot"] = "snapshot"
+    study: str
+    submission: str  #: The latest Submit that it reflects.
+    spec: StudySpec
+    state: StudyState
+    task: str
+    total: int  #: Trials that the study will ask for, replicates included.
+    horizon: int | None
+    trials: tuple[TrialView, ...] = ()
+    answer: Answer | None = None
+    failure: Failure | None = None
+    note: str = ""  #: What the study waits for, or why a submission changed nothing.
+    seconds: float = 0.0
+
+
+Command = Submit | Cancel
+Event = Hello | Inspection | Space | Started | Report | Outcome
+AnyMessage = Command | Event | Job | Decision | WorkerInfo | Snapshot
+
+_ADAPTER: TypeAdapter[AnyMessage] = TypeAdapter(Annotated[AnyMessage, Field(discriminator="type")])
+
+
+def decode(raw: str | bytes) -> AnyMessage:
+    """Read one message.
+
+    Raises:
+        MessageError: not JSON, of no known type, of a newer version, or with fields out of range.
+    """
+    try:
+        return _ADAPTER.validate_json(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise MessageError(
+            f"unreadable message: {where or 'text'}: {first['msg']}. Expected a justright message "
+            f"of version {SCHEMA_VERSION} or older; are all parts of the same release?"
+        ) from None
+
+
+def decode_as(kind: type[M], raw: str | bytes) -> M:
+    """Read one message that must be of a certain kind.
+
+    Raises:
+        MessageError: as ``decode``, or it is of another kind.
+    """
+    message = decode(raw)
+    if not isinstance(message, kind):
+        raise MessageError(f"found a {message.type} message, expected a {kind.__name__.lower()}")
+    return message

@@ -1,0 +1,99 @@
+"""Where studies are: on the service that the settings name, in a ``tune`` that runs, or kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from justright.broker import RedisBroker, connect
+from justright.client import unknown_study
+from justright.errors import RedisUnavailable
+from justright.lifecycle import STUDY_FINISHED
+from justright.local import LocalStudy, local_studies
+from justright.messages import Snapshot, WorkerInfo, decode_as
+from justright.settings import Settings, load_settings
+
+
+@dataclass
+class Overview:
+    """What ``status`` shows."""
+
+    snapshots: list[Snapshot] = field(default_factory=list)
+    workers: list[WorkerInfo] = field(default_factory=list)
+    leader: str | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether any study has not ended."""
+        return any(snapshot.state not in STUDY_FINISHED for snapshot in self.snapshots)
+
+    def add(self, broker: RedisBroker, only: str | None) -> None:
+        """Add what a Redis shows."""
+        names = broker.studies() if only is None else [only]
+        found = (broker.snapshot(name) for name in names)
+        self.snapshots += [snapshot for snapshot in found if snapshot is not None]
+        self.workers += broker.workers()
+        self.leader = self.leader or broker.leader()
+
+
+def gather(study: str | None) -> Overview:
+    """Everything, or one study (then ``snapshots`` has exactly that one).
+
+    Raises:
+        UsageError: there is no such study.
+        RedisUnavailable: a Redis was named in the settings and does not answer.
+    """
+    settings = load_settings()
+    overview = Overview()
+    if settings.redis_given:
+        overview.add(_service(settings), study)
+    else:
+        for local in local_studies(settings):
+            if study in (None, local.name):
+                _add_local(overview, local)
+        _add_default_service(overview, settings, study)
+    if study is not None and not overview.snapshots:
+        names = [] if settings.redis_given else [s.name for s in local_studies(settings)]
+        raise unknown_study(study, names)
+    return overview
+
+
+def broker_of(study: str) -> RedisBroker:
+    """The Redis on which a study runs: that of its ``tune``, or the service's."""
+    settings = load_settings()
+    if not settings.redis_given:
+        running = _running(LocalStudy(settings, study))
+        if running is not None:
+            return running
+    return _service(settings)
+
+
+def _service(settings: Settings) -> RedisBroker:
+    return RedisBroker(connect(settings.redis_url.get_secret_value(), patient=False))
+
+
+def _running(local: LocalStudy) -> RedisBroker | None:
+    url = local.connection()
+    if url is None:
+        return None
+    try:
+        return RedisBroker(connect(url, patient=False))
+    except RedisUnavailable:
+        return None  # its tune was killed and could not tidy up
+
+
+def _add_local(overview: Overview, local: LocalStudy) -> None:
+    running = _running(local)
+    if running is not None:
+        overview.add(running, local.name)
+        return
+    kept = local.recall()
+    if kept is not None:
+        overview.snapshots.append(decode_as(Snapshot, kept))
+
+
+def _add_default_service(overview: Overview, settings: Settings, study: str | None) -> None:
+    """A service on the default address is shown as well; that there is none is no error."""
+    try:
+        overview.add(_service(settings), study)
+    except RedisUnavailable:
+        return

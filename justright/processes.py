@@ -1,0 +1,72 @@
+"""Processes that end together."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """Ask the kernel to signal this process when its parent dies, however that happens.
+
+    Linux only; elsewhere a parent that is killed outright leaves its children to themselves.
+    """
+    if sys.platform == "linux":
+        prctl = cast(Any, ctypes.CDLL(None, use_errno=True)).prctl
+        prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+def start(
+    command: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a service of ours, its output in ``log``, that does not outlive us.
+
+    A session of its own keeps Ctrl-C from it, so that whoever started it ends it in good order.
+    """
+    with open(log, "ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+        )
+    if stdin is not None:
+        assert process.stdin is not None
+        process.stdin.write(stdin)
+        process.stdin.close()
+    return process
+
+
+def stop(processes: Sequence[subprocess.Popen[bytes]], patience: float = 10.0) -> None:
+    """Ask all to end, together, and make sure that they have."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        try:
+            process.wait(timeout=patience)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def last_lines(log: Path, count: int = 12) -> str:
+    """The end of a log, to explain why its process ended."""
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
+    except OSError:
+        return ""

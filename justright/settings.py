@@ -1,0 +1,66 @@
+"""Settings: environment variables that begin with JUSTRIGHT_, read once."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from justright.errors import UsageError
+
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+
+def _default_state() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "justright"
+
+
+class Settings(BaseSettings):
+    """What the environment says. URLs may hold passwords, so they are secrets: never printed."""
+
+    model_config = SettingsConfigDict(env_prefix="JUSTRIGHT_", extra="ignore")
+
+    redis_url: SecretStr = SecretStr(DEFAULT_REDIS_URL)  #: redis://, rediss:// or unix://
+    storage: SecretStr | None = None  #: A journal file's path, or a SQLAlchemy URL.
+    state: Path = Field(default_factory=_default_state)  #: Where ``tune`` keeps its things.
+    lease: float = Field(default=15.0, gt=0)  #: Seconds without a heartbeat until a job is lost.
+    attempts: int = Field(default=3, ge=1)  #: Executions of a trial before it is failed for good.
+
+    @property
+    def storage_place(self) -> str:
+        """The storage as a path or URL, with the default filled in."""
+        if self.storage is not None:
+            return self.storage.get_secret_value()
+        return str(self.state / "journal.log")
+
+    @property
+    def redis_given(self) -> bool:
+        """Whether the user named a Redis (else only the default address is known)."""
+        return "redis_url" in self.model_fields_set
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Read the settings; ``flags`` that are not None win over the environment.
+
+    Raises:
+        UsageError: a variable's value is out of its range.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        lines = [
+            f"JUSTRIGHT_{str(item['loc'][0]).upper()}: {item['msg'].lower()}"
+            for item in error.errors()
+        ]
+        raise UsageError("\n".join(lines)) from None
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown: its password, if any, replaced by stars."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)

@@ -1,0 +1,166 @@
+"""StudySpec: what a user asks for, checked before anything is started."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from justright.errors import UsageError
+
+DEFAULT_LR = (1e-6, 10.0)
+KNOWN_GOOD_LR = 0.01
+
+Scalar = bool | int | float | str
+SamplerName = Literal["auto", "tpe", "gp", "random", "qmc", "grid"]
+PrunerName = Literal["auto", "asha", "hyperband", "median", "none"]
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+
+class TaskRef(BaseModel):
+    """Where the user's training is: a Python object, or a command line.
+
+    ``target`` is ``/absolute/file.py:Name`` or ``package.module:Name``. ``command`` is an argument
+    vector in which ``{lr}``, ``{seed}``, ``{epochs}`` and ``{trial}`` are filled in.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str | None = None
+    command: tuple[str, ...] = ()
+    arguments: dict[str, Scalar] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> TaskRef:
+        if (self.target is None) == (not self.command):
+            raise ValueError("expected either a TASK such as file.py:Name or a command after --")
+        if self.command and not any("{lr}" in part for part in self.command):
+            raise ValueError(
+                "the command has no {lr}: say where the learning rate goes, "
+                "for example: -- python train.py --lr {lr}"
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        """A short name for people."""
+        if self.target is None:
+            return " ".join(self.command)
+        return self.target.rsplit("/", 1)[-1]
+
+
+class StudySpec(BaseModel):
+    """One study. Field names are the long options of ``tune`` and ``submit``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=f"^{NAME_PATTERN}$")
+    task: TaskRef
+    lr: tuple[float, float] | None = None  #: None: DEFAULT_LR, and the search may widen it.
+    trials: int = Field(default=30, ge=1)
+    epochs: int | None = Field(default=None, ge=1)  #: None: the task's own horizon.
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)  #: seconds
+    sampler: SamplerName = "auto"
+    pruner: PrunerName = "auto"
+    replicates: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    lanes: Literal["auto"] | int = "auto"
+    pool: str = Field(default="default", pattern=f"^{NAME_PATTERN}$")
+    metric: str | None = None  #: The name to look for in a command's output.
+
+    @field_validator("lr", mode="before")
+    @classmethod
+    def _read_range(cls, value: Any) -> Any:
+        return parse_range(value) if isinstance(value, str) else value
+
+    @field_validator("lr")
+    @classmethod
+    def _check_range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is None:
+            return None
+        low, high = value
+        if not (0 < low < high < float("inf")):
+            raise ValueError(
+                f"found {low:g}:{high:g}, expected LOW:HIGH with 0 < LOW < HIGH, for example 1e-5:1"
+            )
+        return value
+
+    @field_validator("lanes", mode="before")
+    @classmethod
+    def _read_lanes(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "auto":
+            if not re.fullmatch(r"\d+", value):
+                raise ValueError(f"found {value!r}, expected auto or a positive whole number")
+            return int(value)
+        return value
+
+    @field_validator("lanes")
+    @classmethod
+    def _check_lanes(cls, value: Literal["auto"] | int) -> Literal["auto"] | int:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"found {value}, expected auto or a positive whole number")
+        return value
+
+    @property
+    def lr_range(self) -> tuple[float, float]:
+        """The searched range, low and high, per step of the optimizer's own unit."""
+        return self.lr or DEFAULT_LR
+
+
+# What may differ when a name is submitted again: the study goes on under the new rules.
+_STOP_RULES = frozenset({"trials", "timeout", "replicates"})
+
+
+def differences(known: StudySpec, asked: StudySpec) -> list[str]:
+    """The fields that make ``asked`` another study than the known one of its name."""
+    fields = [name for name in StudySpec.model_fields if name not in _STOP_RULES]
+    return [name for name in fields if getattr(known, name) != getattr(asked, name)]
+
+
+def parse_range(text: str) -> tuple[float, float]:
+    """Read ``LOW:HIGH``.
+
+    Raises:
+        ValueError: it is not two numbers with a colon between.
+    """
+    parts = text.split(":")
+    try:
+        low, high = (float(part) for part in parts)
+    except ValueError:
+        raise ValueError(f"found {text!r}, expected LOW:HIGH, for example 1e-5:1") from None
+    return low, high
+
+
+def make_spec(values: Mapping[str, Any]) -> StudySpec:
+    """Build a spec from what a user gave, with their words in the errors.
+
+    Raises:
+        UsageError: an unknown key, or a value out of its range; all of them in one message.
+    """
+    try:
+        return StudySpec.model_validate(dict(values))
+    except ValidationError as error:
+        raise UsageError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def _explain(item: Any) -> str:
+    """One line for one pydantic complaint."""
+    where = ".".join(str(part) for part in item["loc"]) or "study"
+    found = item.get("input")
+    kind = item["type"]
+    option = f"--{where}" if "." not in where and where in StudySpec.model_fields else where
+    if kind == "extra_forbidden":
+        keys = ", ".join(sorted(StudySpec.model_fields))
+        return f"{where}: no such key. A study has: {keys}."
+    if kind == "value_error":
+        message = str(item["ctx"]["error"])
+        return message if where in ("task", "study") else f"{option}: {message}"
+    if kind == "string_pattern_mismatch":
+        return (
+            f"{option}: found {found!r}, expected letters, digits, dots, dashes or underscores, "
+            "at most 64, beginning with a letter or digit"
+        )
+    expected = item["msg"][0].lower() + item["msg"][1:]
+    return f"{option}: found {found!r}, but {expected}"

@@ -1,0 +1,162 @@
+"""What a user types as TASK, turned into a TaskRef without importing their code."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from justright.errors import UsageError
+from justright.spec import Scalar, StudySpec
+
+_EXPECTED = (
+    "expected path/to/file.py:Name, package.module:Name, a study file study.toml, "
+    "or a command after --"
+)
+_FILE_ONLY = {"set", "command", "workers"}  # keys of a study file that are no fields of a spec
+
+
+def read_target(parts: Sequence[str], *, is_command: bool) -> dict[str, Any]:
+    """The spec values that TASK stands for: a task, a command, or all that a study file says.
+
+    Raises:
+        UsageError: no such file, no such name in it, or none of the known forms.
+    """
+    if is_command:
+        return {"task": {"command": list(parts)}}
+    if len(parts) != 1:
+        raise UsageError(f"found TASK {' '.join(parts)!r}, {_EXPECTED}.")
+    text = parts[0]
+    if text.endswith(".toml"):
+        return _read_study_file(Path(text))
+    return {"task": {"target": resolve(text, Path.cwd())}}
+
+
+def resolve(text: str, folder: Path) -> str:
+    """``file.py:Name`` with its absolute path, or ``package.module:Name``, checked as far as is
+    possible without running it."""
+    place, colon, name = text.rpartition(":")
+    if not colon or not place or not name.isidentifier():
+        hint = ""
+        if text.endswith(".py"):
+            hint = f" Which class or function of {text}? For example {text}:{_guess(folder / text)}"
+        raise UsageError(f"found TASK {text!r}, {_EXPECTED}.{hint}")
+    if not place.endswith(".py"):
+        _check_module(place)
+        return text
+    path = (folder / Path(place).expanduser()).resolve()
+    if not path.is_file():
+        raise UsageError(f"found TASK {text!r}, but there is no file {path}.")
+    names = _names_in(path)
+    if name not in names and "*" not in names:
+        has = ", ".join(sorted(names)) or "nothing"
+        raise UsageError(f"{place} has no {name!r}. It has: {has}.")
+    return f"{path}:{name}"
+
+
+def _check_module(name: str) -> None:
+    """Only the top package is looked for: looking further would import the user's code."""
+    top = name.partition(".")[0]
+    found = top in sys.modules or importlib.util.find_spec(top) is not None
+    if not found and not (Path.cwd() / top).exists():
+        raise UsageError(
+            f"no module {top!r} is installed here. Install it, or give the task as a file: "
+            "path/to/file.py:Name."
+        )
+
+
+def _names_in(path: Path) -> set[str]:
+    """Names that a file defines at its top level; "*" where that cannot be told by reading."""
+    try:
+        tree = ast.parse(path.read_bytes(), filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        at = f" at line {line}" if line else ""
+        raise UsageError(f"{path} is not Python{at}: {getattr(error, 'msg', error)}.") from None
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name) if node in tree.body else None
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)) and node in tree.body:
+            names.update((alias.asname or alias.name).partition(".")[0] for alias in node.names)
+    return {name for name in names if not name.startswith("_")}
+
+
+def _guess(path: Path) -> str:
+    """A name that is likely meant, for the error message."""
+    if not path.is_file():
+        return "Name"
+    tree = ast.parse(path.read_bytes())
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    return classes[0] if classes else "Name"
+
+
+def _read_study_file(path: Path) -> dict[str, Any]:
+    """The values of a study file. A task's path in it is relative to the file."""
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"there is no study file {path}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"the study file {path} cannot be read as TOML: {error}.") from None
+    known = set(StudySpec.model_fields) | _FILE_ONLY
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UsageError(
+            f"{path}: no such key: {', '.join(unknown)}. A study file has: "
+            f"{', '.join(sorted(known))}."
+        )
+    task: dict[str, Any] = {"arguments": values.pop("set", {})}
+    target, command = values.pop("task", None), values.pop("command", None)
+    if isinstance(target, str):
+        task["target"] = resolve(target, path.parent)
+    if command is not None:
+        if not isinstance(command, list):
+            raise UsageError(f"{path}: command: found {command!r}, expected a list of strings.")
+        task["command"] = command
+    return values | {"task": task}
+
+
+def read_arguments(pairs: Sequence[str]) -> dict[str, Scalar]:
+    """``--set key=value``: the value as TOML where it is that (numbers, booleans), else text.
+
+    Raises:
+        UsageError: there is no "=".
+    """
+    arguments: dict[str, Scalar] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"--set: found {pair!r}, expected key=value, for example hidden=256.")
+        arguments[key] = _scalar(value)
+    return arguments
+
+
+def _scalar(text: str) -> Scalar:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        try:
+            return float(text)  # 1e-4 and .5, which TOML does not know
+        except ValueError:
+            return text
+    return value if isinstance(value, (bool, int, float, str)) else text
+
+
+def merge(file_values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Flags that were given win over the study file; ``--set`` adds to its ``[set]``."""
+    merged = dict(file_values)
+    for key, value in flags.items():
+        if key == "arguments":
+            task = dict(merged["task"])
+            task["arguments"] = {**task.get("arguments", {}), **value}
+            merged["task"] = task
+        elif value is not None:
+            merged[key] = value
+    return merged

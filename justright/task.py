@@ -1,0 +1,77 @@
+"""Task: where the user's training plugs in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal
+
+from justright.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+OptimizerName = Literal["sgd", "adam", "adamw"]
+ScheduleName = Literal["constant", "linear", "cosine", "step", "onecycle", "search"]
+OptimizerFactory = Callable[[Iterable["torch.nn.Parameter"], float], "torch.optim.Optimizer"]
+
+
+class Task:
+    """A training whose learning rate is to be found. Subclass it and fill in the methods.
+
+    The worker owns the loop: device, schedule, seeds, reports, stopping. All trials of a study see
+    the same initial weights and the same batches in the same order, so that learning rates are
+    compared on equal terms.
+
+    Class attributes are the settings; ``Task(name=value)``, or ``--set name=value`` on the command
+    line, overrides any of them for one study.
+    """
+
+    #: The horizon: how many passes over the training data a full training makes.
+    epochs: int = 10
+    #: Samples in a batch. Ignored where ``train_data`` returns a DataLoader.
+    batch_size: int = 64
+    #: "sgd" (momentum 0.9), "adam", "adamw", or a callable (parameters, lr) -> Optimizer.
+    optimizer: OptimizerName | OptimizerFactory = "sgd"
+    #: How the rate moves over the training, as a factor of it that changes every batch. "linear"
+    #: and "cosine" fall to 0; "step" divides by 10 at 50 % and 75 %; "onecycle" rises for 30 % and
+    #: falls to 0; "search" lets the study try them all.
+    schedule: ScheduleName = "constant"
+    #: A loss above this many times the untrained one means: diverged.
+    divergence_factor: float = 100.0
+
+    def __init__(self, **arguments: Any) -> None:
+        for name, value in arguments.items():
+            if name.startswith("_") or not hasattr(type(self), name):
+                raise UsageError(
+                    f"{type(self).__name__} has no setting {name!r}. It has: "
+                    f"{', '.join(self._settings())}. Add a class attribute to make one."
+                )
+            setattr(self, name, value)
+
+    @classmethod
+    def _settings(cls) -> list[str]:
+        return sorted(
+            name
+            for name in dir(cls)
+            if not name.startswith("_")
+            and (name == "optimizer" or not callable(getattr(cls, name)))
+        )
+
+    def model(self) -> torch.nn.Module:
+        """A new, untrained model. Called once a trial, with torch's seed set."""
+        raise NotImplementedError(f"{type(self).__name__} must define model()")
+
+    def train_data(self) -> Any:
+        """Training data: a pair of tensors (inputs, targets) of equal first dimension, a Dataset
+        of (input, target) pairs, or a DataLoader of such batches."""
+        raise NotImplementedError(f"{type(self).__name__} must define train_data()")
+
+    def validation_data(self) -> Any:
+        """Validation data, in the same forms. None: the training loss is what is compared."""
+        return None
+
+    def loss(self, output: Any, target: Any) -> torch.Tensor:
+        """The mean loss of a batch, a scalar. Default: cross-entropy of logits and classes."""
+        import torch.nn.functional as functional
+
+        return functional.cross_entropy(output, target)

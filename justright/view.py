@@ -1,0 +1,281 @@
+"""What people see: a live table on a terminal, plain lines elsewhere, the answer at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from justright.lifecycle import FINISHED, TrialState
+from justright.messages import Answer, Failure, Snapshot, TrialView, WorkerInfo
+
+_BARS = "▁▂▃▄▅▆▇█"
+_STYLES = {
+    TrialState.QUEUED: "dim",
+    TrialState.RUNNING: "bold cyan",
+    TrialState.PAUSED: "yellow",
+    TrialState.COMPLETE: "green",
+    TrialState.PRUNED: "dim",
+    TrialState.FAILED: "bold red",
+}
+
+
+class View(Protocol):
+    """Shows a study as it goes on. Used as a context; ``show`` is called for each change."""
+
+    def __enter__(self) -> View: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def show(self, snapshot: Snapshot) -> None: ...
+
+
+def make_view(quiet: bool) -> View:
+    """A table where stderr is a terminal, lines where it is piped, nothing if ``quiet``."""
+    if sys.stderr.isatty():
+        return TableView()
+    return LineView(quiet)
+
+
+class LineView:
+    """One line for each trial that ends."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._told: set[int] = set()
+        self._note = ""
+
+    def __enter__(self) -> LineView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def show(self, snapshot: Snapshot) -> None:
+        if self._quiet:
+            return
+        if snapshot.note and snapshot.note != self._note:
+            print(snapshot.note, file=sys.stderr, flush=True)
+        self._note = snapshot.note
+        for trial in snapshot.trials:
+            if trial.state in FINISHED and trial.number not in self._told:
+                self._told.add(trial.number)
+                print(_line(trial, snapshot), file=sys.stderr, flush=True)
+
+
+def _line(trial: TrialView, snapshot: Snapshot) -> str:
+    parts = [
+        f"trial {trial.number + 1:>3}/{snapshot.total}",
+        f"lr {trial.lr:<9.3g}",
+        f"{_state(trial):<8}",
+        f"epoch {trial.step}/{snapshot.horizon or '?'}",
+    ]
+    if trial.best is not None:
+        parts.append(f"loss {trial.best:.4g}")
+    if trial.params:
+        parts.append(" ".join(f"{key}={value}" for key, value in trial.params.items()))
+    if trial.state != TrialState.COMPLETE and trial.reason:
+        parts.append(f"({trial.reason})")
+    if trial.failure is not None:
+        parts.append(f"({trial.failure.message.splitlines()[0]})")
+    return "  ".join(parts)
+
+
+def _state(trial: TrialView) -> str:
+    return "diverged" if trial.diverged else trial.state.value
+
+
+class TableView:
+    """A live table of trials with the loss as it falls, and a bar with the time left."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} trials"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._progress.add_task("starting", total=None)
+        self._live = Live(
+            self._progress, console=self._console, refresh_per_second=8, transient=False
+        )
+
+    def __enter__(self) -> TableView:
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def show(self, snapshot: Snapshot) -> None:
+        ended = sum(trial.state in FINISHED for trial in snapshot.trials)
+        self._progress.update(
+            self._task,
+            description=f"[bold]{snapshot.study}[/] {snapshot.state.value}",
+            completed=ended,
+            total=snapshot.total,
+        )
+        rows = max(5, self._console.height - 8)
+        parts: list[RenderableType] = [trial_table(snapshot, rows), self._progress]
+        if snapshot.note:
+            parts.append(Text(snapshot.note, style="yellow"))
+        self._live.update(Group(*parts))
+
+
+def trial_table(snapshot: Snapshot, rows: int) -> Table:
+    """The best trial, those that run, and the latest that ended, by number."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("trial", "lr", "state", "epoch", "loss", "best"):
+        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+    table.add_column("curve", no_wrap=True)
+    table.add_column("why", overflow="ellipsis", no_wrap=True)
+    best = best_trial(snapshot.trials)
+    for trial in _chosen(snapshot.trials, best, rows):
+        style = "bold green" if trial is best else _STYLES[trial.state]
+        why = trial.failure.message.splitlines()[0] if trial.failure else trial.reason
+        table.add_row(
+            f"{'★ ' if trial is best else ''}{trial.number + 1}",
+            f"{trial.lr:.3g}",
+            _state(trial),
+            f"{trial.step}/{snapshot.horizon or '?'}",
+            "" if trial.loss is None else f"{trial.loss:.4g}",
+            "" if trial.best is None else f"{trial.best:.4g}",
+            sparkline(trial.losses),
+            why,
+            style=style,
+        )
+    return table
+
+
+def best_trial(trials: Sequence[TrialView]) -> TrialView | None:
+    """The completed trial with the lowest loss."""
+    complete = [t for t in trials if t.state == TrialState.COMPLETE and t.best is not None]
+    return min(complete, key=lambda trial: trial.best or 0.0, default=None)
+
+
+def _chosen(trials: Sequence[TrialView], best: TrialView | None, rows: int) -> Sequence[TrialView]:
+    first = [t for t in trials if t is best or t.state not in FINISHED]
+    rest = [t for t in reversed(trials) if t.state in FINISHED and t is not best]
+    chosen = (first + rest)[:rows]
+    return sorted(chosen, key=lambda trial: trial.number)
+
+
+def sparkline(losses: Sequence[float | None], width: int = 20) -> str:
+    """The curve of a loss in block characters; "×" where it was not finite."""
+    step = max(1, -(-len(losses) // width))
+    shown = losses[::-1][::step][::-1]
+    finite = [loss for loss in shown if loss is not None]
+    if not finite:
+        return "×" * len(shown)
+    low, high = min(finite), max(finite)
+    unit = (high - low) / (len(_BARS) - 1) or 1.0
+    return "".join("×" if loss is None else _BARS[round((loss - low) / unit)] for loss in shown)
+
+
+def print_answer(snapshot: Snapshot, console: Console | None = None) -> None:
+    """The answer for people, on stdout."""
+    out = console or Console(highlight=False, soft_wrap=True)
+    answer = snapshot.answer
+    if answer is None or answer.best_lr is None:
+        out.print(f"[bold]no answer[/] for study {snapshot.study}: {why_no_answer(snapshot)}")
+        return
+    out.print(f"best learning rate  [bold green]{answer.best_lr:.4g}[/]{_others(answer)}")
+    interval = ""
+    if answer.loss_interval:
+        interval = f"  (95 %: {answer.loss_interval[0]:.4g} to {answer.loss_interval[1]:.4g})"
+    out.print(f"loss                {answer.loss:.4g}{interval}")
+    if answer.plateau:
+        out.print(f"as good from        {answer.plateau[0]:.3g} to {answer.plateau[1]:.3g}")
+    if answer.edge_of_stability:
+        out.print(f"diverges from       {answer.edge_of_stability:.3g}")
+    out.print(f"[dim]{summary(answer)}[/]")
+
+
+def _others(answer: Answer) -> str:
+    return "".join(f", {key} {value}" for key, value in answer.params.items())
+
+
+def summary(answer: Answer) -> str:
+    """One line on what it took."""
+    counts = answer.trials
+    full = f" = {answer.full_trainings:g} full trainings" if answer.full_trainings else ""
+    reason = f", ended by: {answer.reason}" if answer.reason else ""
+    return (
+        f"study {answer.study}: {counts['complete']} trials complete, {counts['pruned']} pruned "
+        f"({counts['diverged']} diverged), {counts['failed']} failed; {answer.epochs} epochs{full} "
+        f"in {answer.seconds:.1f} s{reason}"
+    )
+
+
+def why_no_answer(snapshot: Snapshot) -> str:
+    """Why a study has none, and what to do."""
+    answer = snapshot.answer
+    if snapshot.failure is not None:
+        return snapshot.failure.message
+    if answer is None or not snapshot.trials:
+        return "nothing has been trained yet."
+    counts = answer.trials
+    if counts["diverged"] and counts["diverged"] + counts["failed"] == len(snapshot.trials):
+        low, high = snapshot.spec.lr_range
+        return (
+            f"every trial diverged ({counts['diverged']} of {len(snapshot.trials)}). The range "
+            f"{low:g}:{high:g} is too hot: try a lower one with --lr, and check the data for "
+            "values that are not finite."
+        )
+    if counts["failed"]:
+        return f"{counts['failed']} of {len(snapshot.trials)} trials failed, none completed."
+    return "no trial has completed."
+
+
+def print_failure(failure: Failure) -> None:
+    """The user's own traceback, or our message, on stderr."""
+    if failure.traceback:
+        print(failure.traceback, file=sys.stderr)
+        return
+    print(f"error: {failure.message}", file=sys.stderr)
+
+
+def status_tables(
+    snapshots: Sequence[Snapshot], workers: Sequence[WorkerInfo], leader: str | None
+) -> RenderableType:
+    """All studies and who works."""
+    studies = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("study", "state", "task", "trials", "best lr", "loss", "note"):
+        studies.add_column(name, no_wrap=name != "note")
+    for snapshot in snapshots:
+        answer = snapshot.answer
+        found = answer is not None and answer.best_lr is not None
+        ended = sum(trial.state in FINISHED for trial in snapshot.trials)
+        studies.add_row(
+            snapshot.study,
+            snapshot.state.value,
+            snapshot.task,
+            f"{ended}/{snapshot.total}",
+            f"{answer.best_lr:.4g}" if answer and found else "",
+            f"{answer.loss:.4g}" if answer and found else "",
+            snapshot.note or (snapshot.failure.message if snapshot.failure else ""),
+        )
+    people = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("worker", "pool", "device", "lanes", "works on"):
+        people.add_column(name, no_wrap=True)
+    for worker in workers:
+        doing = worker.study or "idle"
+        people.add_row(worker.name, worker.pool, worker.device, str(worker.lanes), doing)
+    service = f"orchestrator  {leader}" if leader else "no orchestrator is active"
+    empty = Text("no studies yet", style="dim")
+    return Group(
+        studies if snapshots else empty,
+        Text(),
+        people if workers else Text("no workers", style="dim"),
+        Text(service, style="dim"),
+    )

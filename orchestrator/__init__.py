@@ -1,0 +1,1 @@
+"""Creates studies, samples, dispatches, prunes, answers. Imports justright, never worker."""

@@ -1,0 +1,222 @@
+"""The answer: the best rate, its loss with an interval, the good band and the edge of stability.
+
+A trial's loss is the lowest of its curve: the weights that one would keep.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from justright.lifecycle import StudyState, TrialState
+from justright.messages import Answer
+
+# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
+_T95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+_T95_MANY = 1.96
+_NEIGHBOURS = 7  # rates around the best that the local fit uses
+_PLATEAU = 0.01  # share of the loss's scale that counts as equally good
+
+
+@dataclass
+class Result:
+    """One trial, as far as the answer needs it."""
+
+    number: int
+    lr: float
+    state: TrialState
+    best: float | None
+    params: dict[str, Any] = field(default_factory=dict)
+    replicate_of: int | None = None
+    diverged: bool = False
+    attempt: int = 1
+    epochs: int = 0  #: Epochs trained, those of lost attempts included.
+
+
+@dataclass
+class _Rate:
+    """A rate with the losses of all its replicates."""
+
+    lr: float
+    params: dict[str, Any]
+    losses: list[float]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.losses) / len(self.losses)
+
+
+def make_answer(
+    study: str,
+    state: StudyState,
+    reason: str | None,
+    results: Sequence[Result],
+    *,
+    horizon: int | None,
+    initial_loss: float | None,
+    seconds: float,
+    seed: int,
+) -> Answer:
+    """The answer from all trials so far. ``best_lr`` is None where none has completed."""
+    rates = _by_rate(results)
+    best = _best(rates, results)
+    epochs = sum(result.epochs for result in results)
+    counts = {
+        "complete": sum(r.state == TrialState.COMPLETE for r in results),
+        "pruned": sum(r.state == TrialState.PRUNED for r in results),
+        "diverged": sum(r.diverged for r in results),
+        "failed": sum(r.state == TrialState.FAILED for r in results),
+    }
+    return Answer(
+        study=study,
+        state=state,
+        reason=reason,
+        best_lr=best.lr if best else None,
+        params=best.params if best else {},
+        loss=best.mean if best else None,
+        loss_interval=_interval(best, rates) if best else None,
+        plateau=_plateau(best, rates, results, initial_loss) if best else None,
+        edge_of_stability=min((r.lr for r in results if r.diverged), default=None),
+        trials=counts,
+        attempts=sum(result.attempt for result in results),
+        epochs=epochs,
+        full_trainings=round(epochs / horizon, 2) if horizon else None,
+        seconds=round(seconds, 2),
+        seed=seed,
+    )
+
+
+def _by_rate(results: Sequence[Result]) -> list[_Rate]:
+    """Completed trials, replicates joined with their original, by rising rate."""
+    rates: dict[int, _Rate] = {}
+    for result in results:
+        if result.state != TrialState.COMPLETE or result.best is None:
+            continue
+        key = result.number if result.replicate_of is None else result.replicate_of
+        rates.setdefault(key, _Rate(result.lr, result.params, [])).losses.append(result.best)
+    return sorted(rates.values(), key=lambda rate: rate.lr)
+
+
+def _best(rates: Sequence[_Rate], results: Sequence[Result]) -> _Rate | None:
+    """The lowest mean loss, among the rates with the most replicates."""
+    if not rates:
+        return None
+    most = max(len(rate.losses) for rate in rates)
+    return min((rate for rate in rates if len(rate.losses) == most), key=lambda rate: rate.mean)
+
+
+def _t95(freedom: int) -> float:
+    return _T95[freedom - 1] if freedom <= len(_T95) else _T95_MANY
+
+
+def _interval(best: _Rate, rates: Sequence[_Rate]) -> tuple[float, float] | None:
+    """A 95 % interval of the loss at the best rate; None where nothing tells its noise.
+
+    With replicates: Student's t on them. Without: the scatter of the completed rates nearest to
+    the best around a parabola over log rate, which the loss follows near its minimum.
+    """
+    count = len(best.losses)
+    if count > 1:
+        spread = math.sqrt(sum((x - best.mean) ** 2 for x in best.losses) / (count - 1))
+        half = _t95(count - 1) * spread / math.sqrt(count)
+        return best.mean - half, best.mean + half
+    near = sorted(_alike(best, rates), key=lambda rate: abs(math.log(rate.lr / best.lr)))
+    points = [(math.log10(rate.lr / best.lr), rate.mean) for rate in near[:_NEIGHBOURS]]
+    freedom = len(points) - 3
+    if freedom < 1 or len({x for x, _ in points}) < 4:
+        return None
+    residuals = _parabola_residuals(points)
+    half = _t95(freedom) * math.sqrt(sum(r * r for r in residuals) / freedom)
+    return best.mean - half, best.mean + half
+
+
+def _alike(best: _Rate, rates: Sequence[_Rate]) -> list[_Rate]:
+    """The rates that differ from the best in nothing but the rate."""
+    return [rate for rate in rates if rate.params == best.params]
+
+
+def _parabola_residuals(points: Sequence[tuple[float, float]]) -> list[float]:
+    """Residuals of the least-squares parabola through the points."""
+    sums = [sum(x**k for x, _ in points) for k in range(5)]
+    right = [sum(y * x**k for x, y in points) for k in range(3)]
+    matrix = [[sums[i + j] for j in range(3)] + [right[i]] for i in range(3)]
+    for i in range(3):
+        pivot = max(range(i, 3), key=lambda row: abs(matrix[row][i]))
+        matrix[i], matrix[pivot] = matrix[pivot], matrix[i]
+        for row in range(3):
+            if row != i and matrix[i][i] != 0:
+                ratio = matrix[row][i] / matrix[i][i]
+                matrix[row] = [a - ratio * b for a, b in zip(matrix[row], matrix[i], strict=True)]
+    a, b, c = (matrix[i][3] / matrix[i][i] if matrix[i][i] else 0.0 for i in range(3))
+    return [y - (a + b * x + c * x * x) for x, y in points]
+
+
+def _plateau(
+    best: _Rate, rates: Sequence[_Rate], results: Sequence[Result], initial: float | None
+) -> tuple[float, float]:
+    """The band around the best in which the loss stays within 1 % of its scale.
+
+    The scale is what training gains: the untrained loss minus the best. Between completed rates
+    the loss is taken to be linear in log rate; a rate that was pruned or diverged bounds the band
+    half way to it.
+    """
+    alike = _alike(best, rates)
+    worst = max(rate.mean for rate in alike)
+    scale = max((initial if initial is not None else worst) - best.mean, 0.0)
+    limit = best.mean + _PLATEAU * scale
+    stops = [r.lr for r in results if r.state == TrialState.PRUNED and r.params == best.params]
+    colder = [r for r in reversed(alike) if r.lr < best.lr]
+    hotter = [r for r in alike if r.lr > best.lr]
+    return (
+        _reach(best, colder, [lr for lr in stops if lr < best.lr], limit),
+        _reach(best, hotter, [lr for lr in stops if lr > best.lr], limit),
+    )
+
+
+def _reach(best: _Rate, outward: Sequence[_Rate], stops: Sequence[float], limit: float) -> float:
+    """How far the band goes on one side, over completed rates ordered outward from the best."""
+    inside = best
+    beyond: _Rate | None = None
+    for rate in outward:
+        if rate.mean > limit:
+            beyond = rate
+            break
+        inside = rate
+    nearest = min(
+        (lr for lr in stops if abs(math.log(lr / best.lr)) > abs(math.log(inside.lr / best.lr))),
+        key=lambda lr: abs(math.log(lr / best.lr)),
+        default=None,
+    )
+    reach = inside.lr
+    if beyond is not None:
+        share = (limit - inside.mean) / (beyond.mean - inside.mean)
+        reach = inside.lr * (beyond.lr / inside.lr) ** share
+    if nearest is not None:
+        halfway = math.sqrt(inside.lr * nearest)
+        closer = abs(math.log(halfway / best.lr)) < abs(math.log(reach / best.lr))
+        if beyond is None or closer:
+            reach = halfway
+    return reach
+
+
+def as_note(answer: Answer, task: str) -> str:
+    """The answer in Markdown, for the dashboard's note."""
+    if answer.best_lr is None:
+        return f"**No answer** for `{task}`: {answer.reason or answer.state}."
+    lines = [
+        f"**Best learning rate: {answer.best_lr:.3g}** for `{task}`, loss {answer.loss:.4g}",
+        "",
+        f"* state: {answer.state}, {answer.reason or 'running'}",
+    ]
+    if answer.loss_interval:
+        low, high = answer.loss_interval
+        lines.append(f"* loss, 95 % interval: {low:.4g} to {high:.4g}")
+    if answer.plateau:
+        lines.append(f"* plateau: {answer.plateau[0]:.3g} to {answer.plateau[1]:.3g}")
+    if answer.edge_of_stability:
+        lines.append(f"* edge of stability: {answer.edge_of_stability:.3g}")
+    counts = ", ".join(f"{count} {name}" for name, count in answer.trials.items())
+    lines.append(f"* trials: {counts}; {answer.epochs} epochs in {answer.seconds:g} s")
+    return "\n".join(lines)

@@ -1,0 +1,170 @@
+"""optuna-dashboard on the study storage: bound to loopback, and read-only unless asked."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+
+from justright.errors import JustrightError, StorageError, UsageError
+from justright.settings import Settings
+from orchestrator.journal import GroupCommitJournal
+from orchestrator.ledger import open_database
+
+_READING = {"GET", "HEAD", "OPTIONS"}
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class JoinedJournals(BaseJournalBackend):
+    """All journals of this machine as one, read-only and live: the service's and those of tune.
+
+    Each journal numbers its studies and trials from 0; here they are numbered through.
+    """
+
+    def __init__(self, find: Callable[[], list[Path]]) -> None:
+        self._find = find
+        self._journals: dict[Path, _Reader] = {}
+        self._logs: list[dict[str, Any]] = []
+        self._names: set[str] = set()
+        self._studies = self._trials = 0
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise StorageError("several journals are shown as one: nothing can be written to them")
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        for path in self._find():
+            reader = self._journals.setdefault(path, _Reader(path))
+            for entry in reader.new_entries():
+                self._logs.append(self._renumbered(entry, reader))
+        return self._logs[log_number_from:]
+
+    def _renumbered(self, entry: dict[str, Any], reader: _Reader) -> dict[str, Any]:
+        if "study_name" in entry:
+            reader.studies.append(self._studies)
+            self._studies += 1
+            name = entry["study_name"]
+            while name in self._names:
+                name += "'"
+            self._names.add(name)
+            return entry | {"study_name": name}
+        changed = dict(entry)
+        if "study_id" in entry:
+            changed["study_id"] = reader.studies[entry["study_id"]]
+        if "trial_id" in entry:
+            changed["trial_id"] = reader.trials[entry["trial_id"]]
+        elif "datetime_start" in entry and "study_id" in entry:
+            reader.trials.append(self._trials)
+            self._trials += 1
+        return changed
+
+
+class _Reader:
+    """Reads one journal as it grows."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+        self.studies: list[int] = []
+        self.trials: list[int] = []
+
+    def new_entries(self) -> list[dict[str, Any]]:
+        with open(self._path, "rb") as file:
+            file.seek(self._offset)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._offset += len(whole) + len(newline)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def open_for_reading(settings: Settings) -> BaseStorage:
+    """The storage that the settings name or, by default, all journals of the state folder.
+
+    Raises:
+        StorageError: it is not there, or it refused.
+    """
+    if settings.storage is None:
+        return JournalStorage(JoinedJournals(lambda: _local_journals(settings.state)))
+    place = settings.storage_place
+    if "://" in place:
+        return open_database(place)
+    if not Path(place).is_file():
+        raise StorageError(f"there is no study journal {place} yet. Run a study first.")
+    return JournalStorage(JournalFileBackend(place))
+
+
+def _local_journals(state: Path) -> list[Path]:
+    found = [state / "journal.log", *sorted((state / "studies").glob("*/journal.log"))]
+    return [path for path in found if path.is_file()]
+
+
+def open_for_writing(settings: Settings) -> BaseStorage:
+    """The storage, for ``--write``. A journal has one writer: then no orchestrator may run."""
+    place = settings.storage_place
+    if "://" in place:
+        return open_database(place)
+    return JournalStorage(_CommitsEach(Path(place)))
+
+
+class _CommitsEach(GroupCommitJournal):
+    """A journal for a writer that is in no hurry."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        super().append_logs(logs)
+        self.commit()
+
+
+def read_only(app: Application) -> Application:
+    """The same application, refusing everything that might change something."""
+
+    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] in _READING:
+            return app(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "application/json")])
+        return [b'{"reason": "read-only: start justright dashboard with --write to change"}']
+
+    return guarded
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        return None
+
+
+def run_dashboard(settings: Settings, *, port: int, write: bool) -> None:
+    """Serve on the loopback address until interrupted.
+
+    Raises:
+        JustrightError: optuna-dashboard is not installed, or the port is taken.
+        StorageError: the storage refused.
+    """
+    try:
+        from optuna_dashboard import wsgi
+    except ImportError:
+        raise JustrightError(
+            "optuna-dashboard is not installed: pip install 'justright[dashboard]'."
+        ) from None
+    app: Application = (
+        wsgi(open_for_writing(settings)) if write else read_only(wsgi(open_for_reading(settings)))
+    )
+    try:
+        server = make_server("127.0.0.1", port, app, server_class=_Server, handler_class=_Quiet)
+    except OSError as error:
+        raise UsageError(
+            f"--port: cannot listen on 127.0.0.1:{port} ({error.strerror}); choose another."
+        ) from None
+    mode = "may write" if write else "read-only"
+    print(f"dashboard ({mode}): http://127.0.0.1:{server.server_port}/dashboard", flush=True)
+    with server:
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return

@@ -1,0 +1,120 @@
+"""The ledger: the one Optuna storage, and the names of what justright writes into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage
+
+from justright.errors import StorageError, UsageError
+from justright.settings import without_password
+from orchestrator.journal import GroupCommitJournal
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+# User attributes of a study.
+SPEC = "spec"  #: StudySpec, as JSON data
+STATE = "state"  #: StudyState
+INSPECTION = "inspection"  #: Inspection: what a worker saw of the task
+RANGE = "lr_range"  #: [low, high] that is searched, where it is not the spec's
+REASON = "reason"  #: why the study ended
+ANSWER = "answer"  #: Answer, as JSON data
+SUBMISSION = "submission"  #: id of the latest Submit
+SPENT = "seconds"  #: seconds at work since the first dispatch, pauses of the service left out
+FAILURE = "failure"  #: Failure, where the study failed
+
+# User attributes of a trial. STATE and FAILURE as above.
+ATTEMPT = "attempt"
+LOST = "lost"  #: attempts that were lost, not given back
+SEED = "seed"
+JOB = "job"  #: id of the job that carries it
+REPLICATE_OF = "replicate_of"  #: number of the trial whose rate it repeats
+STOPPING = "stopping"  #: why it was told to stop
+DIVERGED = "diverged"  #: why it counts as diverged
+WHY = "reason"  #: why it was pruned
+WORKER = "worker"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """An Optuna storage and how to make what was written durable.
+
+    Writes may wait in memory until ``commit`` returns. Nothing may be told to the outside
+    (a job, a decision, an answer) before what it rests on is committed.
+    """
+
+    storage: BaseStorage
+    commit: Callable[[], None]
+    close: Callable[[], None]
+
+    def studies(self) -> dict[str, optuna.Study]:
+        """All studies that justright made, by name."""
+        found = self.storage.get_all_studies()
+        return {
+            study.study_name: optuna.load_study(study_name=study.study_name, storage=self.storage)
+            for study in found
+            if SPEC in study.user_attrs
+        }
+
+    def drop(self, name: str) -> None:
+        """Delete a study of which nothing has been trained."""
+        optuna.delete_study(study_name=name, storage=self.storage)
+
+    def create(self, name: str, attributes: dict[str, Any]) -> optuna.Study:
+        """A new study that minimizes the loss."""
+        study = optuna.create_study(storage=self.storage, study_name=name, direction="minimize")
+        for key, value in attributes.items():
+            study.set_user_attr(key, value)
+        return study
+
+
+def open_ledger(place: str) -> Ledger:
+    """Open the storage: a journal file's path, or a SQLAlchemy URL.
+
+    Raises:
+        StorageError: it refused. Passwords are not shown.
+    """
+    if "://" not in place:
+        journal = GroupCommitJournal(Path(place).expanduser().absolute())
+        return Ledger(JournalStorage(journal), journal.commit, journal.close)
+    storage = open_database(place)
+    return Ledger(storage, lambda: None, storage.remove_session)
+
+
+def open_database(url: str) -> optuna.storages.RDBStorage:
+    """Optuna's own storage on any database that SQLAlchemy speaks to.
+
+    Raises:
+        UsageError: the URL names no known database.
+        StorageError: the database refused.
+    """
+    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+    shown = without_password(url)
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    except (ArgumentError, NoSuchModuleError):
+        raise UsageError(
+            f"found {shown!r} as the study storage, expected the path of a journal file or a "
+            "SQLAlchemy URL such as postgresql+psycopg://USER:PASSWORD@HOST/NAME."
+        ) from None
+    except ImportError as error:
+        raise StorageError(
+            f"the storage {shown} needs the Python package {error.name}. For PostgreSQL: "
+            "pip install 'justright[postgres]'."
+        ) from None
+    except SQLAlchemyError as error:
+        raise StorageError(
+            f"the study storage {shown} refused: {_first_line(error)}. Check that the server "
+            "runs, the database exists and the user may write to it."
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    cause = getattr(error, "orig", None) or error
+    text = str(cause).strip().splitlines()
+    return without_password(text[0]) if text else type(error).__name__

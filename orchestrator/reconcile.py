@@ -1,0 +1,277 @@
+"""The reconcile loop: the only writer of the Optuna studies.
+
+Each turn reads what has arrived, changes the ledger, commits once, and only then lets anything
+out: jobs, decisions, snapshots, and last the acknowledgement of what was read. A turn that is
+killed anywhere is repeated from the same input by the next orchestrator, and events that were
+applied already change nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from justright.broker import Broker
+from justright.errors import JustrightError
+from justright.lifecycle import StudyState, TrialState
+from justright.messages import (
+    Cancel,
+    Command,
+    Event,
+    Failure,
+    FailureKind,
+    Hello,
+    Inspection,
+    Job,
+    Outcome,
+    Report,
+    Snapshot,
+    Space,
+    Started,
+    Submit,
+    WorkerInfo,
+)
+from justright.settings import Settings
+from justright.spec import differences
+from orchestrator import ledger
+from orchestrator.ledger import Ledger
+from orchestrator.study_run import StudyRun
+
+log = logging.getLogger(__name__)
+
+_PUBLISH_EVERY = 0.2  # seconds between snapshots of a study that is under way
+_WORKERS_EVERY = 0.5
+_PLACES_EVERY = 1.0
+_IDLE_WAIT = 0.1  # seconds a turn waits for the first event
+_FAILED_KEPT = 24 * 3600.0  # seconds that clients can read why a task could not be loaded
+
+
+@dataclass
+class _Outbox:
+    """What a turn lets out after its commit."""
+
+    jobs: list[tuple[Job, str]] = field(default_factory=list)
+    withdrawn: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[Snapshot] = field(default_factory=list)
+
+
+class Reconciler:
+    """Brings what is queued, leased and reported in line with what each study wants."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        books: Ledger,
+        settings: Settings,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._broker, self._ledger, self._clock = broker, books, clock
+        self._lease, self._attempts = settings.lease, settings.attempts
+        self._runs = {
+            name: StudyRun(study, books.storage, settings.attempts, clock)
+            for name, study in books.studies().items()
+        }
+        self._workers: list[WorkerInfo] = []
+        self._look_at_workers = 0.0
+        self._look_at_places = 0.0
+        self._missing_since: dict[str, float] = {}
+        self._published: dict[str, float] = {}
+        self._outbox = _Outbox()
+
+    def turn(self, wait: float = _IDLE_WAIT) -> int:
+        """One pass of the loop; returns how many messages it applied."""
+        messages = self._broker.receive(wait)
+        now = self._clock()
+        for message in messages:
+            self._apply(message)
+        for run in self._active():
+            run.judge()
+        self._refresh(now)
+        for run in self._active():
+            self._end_if_due(run)
+        self._dispatch()
+        self._drop_untrainable()
+        self._ledger.commit()
+        self._let_out(now)
+        if messages:
+            self._broker.acknowledge()
+        return len(messages)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no study is under way."""
+        return not self._active()
+
+    def _active(self) -> list[StudyRun]:
+        return [run for run in self._runs.values() if run.active]
+
+    # -- what arrives ---------------------------------------------------------------------------
+
+    def _apply(self, message: Command | Event) -> None:
+        match message:
+            case Submit():
+                self._submit(message)
+            case Cancel():
+                run = self._runs.get(message.study)
+                if run is not None and run.active:
+                    self._end(run, StudyState.CANCELLED, "cancelled")
+            case Hello():
+                self._look_at_workers = 0.0
+            case _:
+                run = self._runs.get(message.study)
+                if run is not None and run.active:
+                    _apply_to(run, message)
+
+    def _submit(self, message: Submit) -> None:
+        spec = message.spec
+        run = self._runs.get(spec.name)
+        if run is None:
+            study = self._ledger.create(
+                spec.name,
+                {
+                    ledger.SPEC: spec.model_dump(mode="json"),
+                    ledger.STATE: StudyState.INSPECTING,
+                    ledger.SUBMISSION: message.id,
+                },
+            )
+            self._runs[spec.name] = StudyRun(
+                study, self._ledger.storage, self._attempts, self._clock
+            )
+            log.info("study %s: %s", spec.name, spec.task.label)
+            return
+        differing = differences(run.spec, spec)
+        if differing:  # clients check this as well, and tell their user
+            log.warning("study %s exists with another %s", spec.name, ", ".join(differing))
+            return
+        run.resubmit(message.id, spec)
+
+    # -- what has gone wrong elsewhere ------------------------------------------------------------
+
+    def _refresh(self, now: float) -> None:
+        """Look at workers and jobs, each as often as it needs."""
+        if now >= self._look_at_workers:
+            self._look_at_workers = now + _WORKERS_EVERY
+            self._workers = self._broker.workers()
+        if now >= self._look_at_places:
+            self._look_at_places = now + _PLACES_EVERY
+            for run in self._active():
+                self._recover(run, now)
+
+    def _recover(self, run: StudyRun, now: float) -> None:
+        """Take back jobs that are neither queued nor leased, and send their trials out again."""
+        jobs = run.open_jobs()
+        places = self._broker.places([job for job in jobs if job], run.spec.pool)
+        for job, records in jobs.items():
+            if places.get(job) in ("queued", "leased"):
+                self._missing_since.pop(job, None)
+                continue
+            # Between queue and lease a job is nowhere for a moment; a lost start is rare enough
+            # to be given a whole lease. A running trial's lease has expired: it is lost now.
+            running = any(record.state == TrialState.RUNNING for record in records)
+            since = self._missing_since.setdefault(job, now)
+            if job and not running and now - since < self._lease:
+                continue
+            self._missing_since.pop(job, None)
+            if not records:
+                run.lose_inspection()
+            for record in records:
+                if job:
+                    log.warning("study %s: trial %d was lost", run.name, record.number)
+                    run.lose(record)
+
+    # -- what goes out ----------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Keep every worker supplied, the studies of a pool in turn."""
+        for pool in {worker.pool for worker in self._workers}:
+            workers = [worker for worker in self._workers if worker.pool == pool]
+            runs = [run for run in self._active() if run.spec.pool == pool]
+            free = len(workers) - sum(run.busy_jobs() for run in runs)
+            hungry = sorted(runs, key=lambda run: run.busy_jobs())
+            while free > 0 and hungry:
+                run = hungry.pop(0)
+                job = self._next_job(run, workers)
+                if job is not None:
+                    self._outbox.jobs.append((job, pool))
+                    free -= 1
+                    hungry.append(run)
+
+    def _next_job(self, run: StudyRun, workers: list[WorkerInfo]) -> Job | None:
+        lanes = min(worker.lanes for worker in workers)
+        if run.spec.lanes != "auto":
+            lanes = run.spec.lanes
+        waiting = [r for r in run.open_jobs().get("", []) if r.state == TrialState.QUEUED]
+        if waiting:
+            return run.queue(waiting[:lanes], _new_id())
+        try:
+            return run.next_job(lanes, _new_id)
+        except JustrightError as error:
+            run.fail(Failure(kind=FailureKind.TASK, message=str(error)))
+            return None
+
+    def _drop_untrainable(self) -> None:
+        """A study whose task could not even be loaded leaves nothing but the news of it."""
+        for name, run in list(self._runs.items()):
+            if run.state == StudyState.FAILED and not run.trials:
+                self._outbox.failed.append(run.snapshot())
+                self._ledger.drop(name)
+                del self._runs[name]
+
+    def _end_if_due(self, run: StudyRun) -> None:
+        reason = run.due()
+        if reason is not None:
+            self._end(run, StudyState.COMPLETE, reason)
+
+    def _end(self, run: StudyRun, state: StudyState, reason: str) -> None:
+        """End a study now: what is running is told to stop and is pruned with what it has."""
+        for job in run.stop_all(reason):
+            self._outbox.withdrawn.append((job, run.spec.pool))
+        run.finish(state, reason)
+        log.info("study %s: %s (%s)", run.name, state, reason)
+
+    def _let_out(self, now: float) -> None:
+        """Everything that rests on what was just committed."""
+        outbox, self._outbox = self._outbox, _Outbox()
+        for job_id, pool in outbox.withdrawn:
+            self._broker.withdraw(job_id, pool)
+        for run in self._runs.values():
+            if run.decisions:
+                decisions, run.decisions = run.decisions, {}
+                self._broker.decide(run.name, decisions)
+        for job, pool in outbox.jobs:
+            self._broker.dispatch(job, pool)
+        for run in self._runs.values():
+            self._publish(run, now)
+        for snapshot in outbox.failed:
+            self._broker.publish(snapshot, keep=_FAILED_KEPT)
+
+    def _publish(self, run: StudyRun, now: float) -> None:
+        due = now - self._published.get(run.name, 0.0) >= _PUBLISH_EVERY
+        if run.changed and (due or not run.active):
+            run.changed = False
+            self._published[run.name] = now
+            pools = {worker.pool for worker in self._workers}
+            waits = run.active and run.spec.pool not in pools
+            note = f"waiting for a worker in pool {run.spec.pool}" if waits else ""
+            self._broker.publish(run.snapshot(note))
+
+
+def _apply_to(run: StudyRun, event: Event) -> None:
+    match event:
+        case Report():
+            run.on_report(event)
+        case Outcome():
+            run.on_outcome(event)
+        case Started():
+            run.on_started(event)
+        case Inspection():
+            run.on_inspection(event)
+        case Space():
+            run.on_space(event)
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import postgres_programs, running_postgres, running_redis
+
+
+@pytest.fixture(autouse=True)
+def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the settings or the state of whoever runs it."""
+    for name in list(os.environ):
+        if name.startswith("JUSTRIGHT_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("JUSTRIGHT_STATE", str(tmp_path / "state"))
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis, shared: a test that uses it begins with FLUSHALL (see ``clean_redis``)."""
+    with running_redis(tmp_path_factory.mktemp("redis")) as url:
+        yield url
+
+
+@pytest.fixture
+def clean_redis(redis_url: str) -> str:
+    """The shared Redis, emptied."""
+    import redis
+
+    redis.Redis.from_url(redis_url).flushall()
+    return redis_url
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A real PostgreSQL. CI installs one; elsewhere its tests are left out where there is none."""
+    if postgres_programs() is None:
+        pytest.skip("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
+    with running_postgres() as url:
+        yield url

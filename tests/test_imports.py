@@ -1,0 +1,239 @@
+"""Who imports whom, and what a command may not pay for: torch and Optuna take seconds to load."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from justright.broker import RedisBroker, connect
+from tests.commands import EXAMPLES, serving
+from tests.servers import free_port
+
+ROOT = Path(__file__).resolve().parent.parent
+HOUSES = ("justright", "orchestrator", "worker")
+
+
+def sources(house: str) -> list[Path]:
+    return sorted((ROOT / house).rglob("*.py"))
+
+
+def imported_houses(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """Each import of one of our three packages, and what Python would be told to load for it."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here, so that this test can read them"
+            names = [node.module or ""]
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            called = node.func.id if isinstance(node.func, ast.Name) else called
+            if called in ("import_module", "__import__", "_house", "house"):
+                names = [str(node.args[0].value)]
+        for name in names:
+            if name.partition(".")[0] in HOUSES:
+                yield name.partition(".")[0], node
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def test_this_test_sees_the_sources() -> None:
+    for house in HOUSES:
+        assert len(sources(house)) > 5
+    front_door = parse(ROOT / "justright" / "__main__.py")
+    assert {name for name, _ in imported_houses(front_door)} == set(HOUSES)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for house in HOUSES for path in sources(house)],
+    ids=lambda p: f"{p.parent.name}/{p.name}",
+)
+def test_packages_know_only_what_they_may(path: Path) -> None:
+    house = path.relative_to(ROOT).parts[0]
+    allowed = {"justright", house}
+    # The front door and what it hands its own loader to: the loader is lazy, and tested below.
+    through_the_door = path.name in ("__main__.py", "doctor.py") and house == "justright"
+    for name, node in imported_houses(parse(path)):
+        if name not in allowed:
+            assert through_the_door, f"{path}:{node.lineno} imports {name}"  # type: ignore[attr-defined]
+            assert isinstance(node, ast.Call), f"{path}: {name} is imported, not handed over to"
+
+
+def test_the_front_door_hands_over_lazily() -> None:
+    for path in (ROOT / "justright" / "__main__.py", ROOT / "justright" / "doctor.py"):
+        tree = parse(path)
+        in_functions = {
+            id(inner)
+            for outer in ast.walk(tree)
+            if isinstance(outer, (ast.FunctionDef, ast.Lambda))
+            for inner in ast.walk(outer)
+        }
+        for name, node in imported_houses(tree):
+            if name != "justright":
+                assert id(node) in in_functions, f"{path} imports {name} when it is imported"
+
+
+# -- what is loaded ---------------------------------------------------------------------------
+
+_RUN = """
+import atexit, json, sys
+from pydantic import SecretStr
+from justright import settings
+# No command of this test may find a Redis that happens to run on the default address.
+settings.Settings.model_fields["redis_url"].default = SecretStr(sys.argv.pop(1))
+settings.Settings.model_rebuild(force=True)
+loaded = sys.argv.pop(1)
+atexit.register(lambda: open(loaded, "w").write(json.dumps(sorted(sys.modules))))
+from justright.__main__ import main
+main()
+"""
+
+
+def modules_after(
+    tmp_path: Path, *arguments: str, env: dict[str, str] | None = None
+) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """Run the command line and say which modules it had loaded when it ended."""
+    loaded = tmp_path / "modules.json"
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _RUN, nowhere, str(loaded), *arguments],
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert loaded.is_file(), done.stderr
+    return done, set(json.loads(loaded.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shows"),
+    [
+        (["--help"], "submit"),
+        (["submit", "--help"], "--replicates"),
+        (["tune", "--help"], "--workers"),
+        (["status"], "no studies yet"),
+        (["status", "--json"], "[]"),
+    ],
+    ids=" ".join,
+)
+def test_a_light_command_loads_neither_torch_nor_optuna(
+    tmp_path: Path, arguments: list[str], shows: str
+) -> None:
+    done, modules = modules_after(tmp_path, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert shows in done.stdout
+    assert "justright.__main__" in modules
+    assert not modules & {"torch", "optuna", "numpy", "orchestrator", "worker"}
+
+
+def test_submit_loads_neither_torch_nor_optuna(tmp_path: Path, clean_redis: str) -> None:
+    done, modules = modules_after(
+        tmp_path,
+        "submit", f"{EXAMPLES / 'digits.py'}:Digits", "--name", "light", "--json",
+        env={"JUSTRIGHT_REDIS_URL": clean_redis},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"study": "light", "state": "submitted"}
+    [command] = RedisBroker(connect(clean_redis, patient=False)).receive(wait=0.001)
+    assert command.type == "submit"
+    assert not modules & {"torch", "optuna", "numpy", "orchestrator", "worker"}
+
+
+def loaded_by(code: str) -> set[str]:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            f"{code}\nimport json, sys\nprint(json.dumps(list(sys.modules)))",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "module", [f"worker.{name}" for name in ("main", "warm", "child")] + ["justright.local"]
+)
+def test_importing_the_parents_does_not_import_torch(module: str) -> None:
+    modules = loaded_by(f"import {module}")
+    assert module in modules
+    assert not modules & {"torch", "numpy", "optuna"}
+
+
+def test_a_serving_workers_parent_has_no_torch(tmp_path: Path, clean_redis: str) -> None:
+    """The same of a real one: its child has torch mapped, it has not."""
+    env = {"JUSTRIGHT_REDIS_URL": clean_redis}
+    broker = RedisBroker(connect(clean_redis, patient=False))
+    log = tmp_path / "worker.log"
+    with serving("worker", "--gpus", "none", log=log, env=env) as parent:
+        deadline = time.monotonic() + 120
+        while "serves pool" not in log.read_text():  # after the child has loaded torch
+            assert parent.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        [worker] = broker.workers()
+        assert worker.pid == parent.pid
+        [child] = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        assert "libtorch" in Path(f"/proc/{child}/maps").read_text()
+        assert "libtorch" not in Path(f"/proc/{parent.pid}/maps").read_text()
+    assert broker.workers() == []
+
+
+_SEARCH = """
+from pathlib import Path
+import orchestrator.main
+from justright.memory import MemoryBroker
+from justright.messages import Inspection, Outcome, OutcomeKind, Report, Submit, WorkerInfo
+from justright.settings import load_settings
+from justright.spec import make_spec
+from orchestrator.ledger import open_ledger
+from orchestrator.reconcile import Reconciler
+
+broker = MemoryBroker()
+books = open_ledger("{journal}")
+reconciler = Reconciler(broker, books, load_settings())
+spec = make_spec(dict(name="light", task=dict(target="/x.py:T"), trials=14))
+broker.send(Submit(id="1", spec=spec))
+broker.beat(WorkerInfo(name="w", pool="default", host="h", pid=1, device="cpu"), lease=1e9)
+for _ in range(40):
+    reconciler.turn(wait=0.0)
+    job = broker.take("default", "w", lease=1e9)
+    if job is None:
+        break
+    if not job.trials:
+        broker.exchange([Inspection(study="light", job=job.id, epochs=3, initial_loss=2.0)])
+    for work in job.trials:
+        ids = dict(study="light", trial=work.number, attempt=1)
+        reports = [Report(step=step, loss=work.lr + 1 / step, **ids) for step in (1, 2, 3)]
+        broker.exchange([*reports, Outcome(kind=OutcomeKind.COMPLETE, step=3, **ids)])
+books.close()
+snapshot = broker.snapshot("light")
+assert snapshot.state == "complete", snapshot
+assert len(snapshot.trials) == 14
+"""
+
+
+def test_the_orchestrator_searches_without_torch(tmp_path: Path) -> None:
+    """The default sampler, past its start: TPE has proposed from what it learnt."""
+    modules = loaded_by(_SEARCH.format(journal=tmp_path / "journal.log"))
+    assert "optuna.samplers._tpe.sampler" in modules
+    assert not modules & {"torch", "worker"}

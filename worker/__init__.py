@@ -1,0 +1,1 @@
+"""Takes jobs from the queue, trains, reports. Imports justright, never orchestrator."""

@@ -1,0 +1,143 @@
+"""Runs any program with a learning rate on its command line and reads its loss from its output."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+from collections import deque
+from dataclasses import dataclass
+
+from justright.errors import TaskError
+from justright.messages import Outcome, OutcomeKind, Report, TrialWork
+from worker.channel import Channel
+
+DEFAULT_METRICS = ("val_loss", "validation_loss", "valid_loss", "test_loss", "loss")
+_NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?))"
+_TAIL = 30  # lines of output kept to explain a failure
+
+
+@dataclass
+class MetricReader:
+    """Finds the metric in a line: ``name: 0.3``, ``name=0.3``, ``name 0.3`` or a JSON object.
+
+    Without a name, the first of DEFAULT_METRICS that is ever printed is the one, so that a line
+    with both a validation and a training loss is read for the former.
+    """
+
+    name: str | None
+
+    def read(self, line: str) -> float | None:
+        """The metric's value in this line, or None where it has none."""
+        for name in (self.name,) if self.name else DEFAULT_METRICS:
+            value = _from_json(line, name)
+            if value is None:
+                found = re.search(rf"(?<![\w.]){re.escape(name)}\s*[:=]?\s*{_NUMBER}", line, re.I)
+                value = float(found.group(1)) if found else None
+            if value is not None:
+                self.name = name
+                return value
+        return None
+
+
+def _from_json(line: str, name: str) -> float | None:
+    if not line.lstrip().startswith("{"):
+        return None
+    try:
+        found = json.loads(line).get(name)
+    except (ValueError, AttributeError):
+        return None
+    return float(found) if isinstance(found, (int, float)) else None
+
+
+def fill_in(command: tuple[str, ...], work: TrialWork, epochs: int | None) -> list[str]:
+    """The argument vector of one trial. Braces that are not ours stay as they are."""
+    values = {
+        "lr": f"{work.lr:.6g}",
+        "seed": str(work.seed),
+        "trial": str(work.number),
+        "epochs": str(epochs or ""),
+    }
+    pattern = re.compile(r"\{(lr|seed|trial|epochs)\}")
+    return [pattern.sub(lambda match: values[match.group(1)], part) for part in command]
+
+
+def run_command(
+    command: tuple[str, ...],
+    *,
+    study: str,
+    work: TrialWork,
+    epochs: int | None,
+    metric: str | None,
+    channel: Channel,
+) -> Outcome:
+    """Run the program once. Each line with the metric is one report: step 1, 2, ...
+
+    Raises:
+        TaskError: the program is not there, failed, or never printed the metric.
+    """
+    reader = MetricReader(metric)
+    tail: deque[str] = deque(maxlen=_TAIL)
+    step = 0
+    outcome: tuple[OutcomeKind, str] | None = None
+    arguments = fill_in(command, work, epochs)
+    try:
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        raise TaskError(f"cannot run {arguments[0]!r}: {error.strerror}.") from None
+    assert process.stdout is not None
+    with process:
+        for line in process.stdout:
+            tail.append(line)
+            value = reader.read(line)
+            if value is None or outcome is not None:
+                continue
+            step += 1
+            finite = math.isfinite(value)
+            channel.send(
+                Report(
+                    study=study,
+                    trial=work.number,
+                    attempt=work.attempt,
+                    step=step,
+                    loss=value if finite else None,
+                )
+            )
+            decision = channel.decision(work.number, work.attempt)
+            if not finite:
+                outcome = (OutcomeKind.DIVERGED, f"the program printed {reader.name} {value}")
+            elif decision is not None:
+                outcome = (OutcomeKind.STOPPED, decision.reason)
+            if outcome is not None:
+                process.kill()
+    if outcome is None:
+        _check_end(process.returncode, step, metric, "".join(tail))
+        outcome = (OutcomeKind.COMPLETE, "")
+    kind, reason = outcome
+    return Outcome(
+        study=study,
+        trial=work.number,
+        attempt=work.attempt,
+        kind=kind,
+        step=step,
+        reason=reason,
+    )
+
+
+def _check_end(code: int, step: int, metric: str | None, tail: str) -> None:
+    if code != 0:
+        raise TaskError(f"the program ended with exit code {code}. Its last output:\n{tail}")
+    if step == 0:
+        wanted = metric or " or ".join(DEFAULT_METRICS)
+        raise TaskError(
+            f"the program never printed {wanted}; expected lines such as 'val_loss: 0.3', or the "
+            f"name of yours with --metric. Its last output:\n{tail}"
+        )

@@ -1,0 +1,123 @@
+"""The user's data as batches on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from justright.errors import TaskError
+
+Batch = tuple[Any, Any]
+
+
+class Batches(Protocol):
+    """Batches (inputs, targets). Iterating twice from the same torch seed gives the same order."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __len__(self) -> int: ...
+
+
+class TensorBatches:
+    """Tensors that stay on the device; a batch is an index into them."""
+
+    def __init__(
+        self, inputs: torch.Tensor, targets: torch.Tensor, batch_size: int, shuffle: bool
+    ) -> None:
+        self._inputs, self._targets = inputs, targets
+        self._batch_size, self._shuffle = batch_size, shuffle
+        count = len(inputs)
+        # A last batch of one sample makes BatchNorm raise in training.
+        lonely = shuffle and count > batch_size and count % batch_size == 1
+        self._count = count - 1 if lonely else count
+
+    def __len__(self) -> int:
+        return -(-self._count // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if not self._shuffle:
+            for at in range(0, self._count, self._batch_size):
+                end = at + self._batch_size
+                yield self._inputs[at:end], self._targets[at:end]
+            return
+        # Drawn on the CPU, so that every device sees the same order.
+        order = torch.randperm(len(self._inputs)).to(self._inputs.device)
+        for at in range(0, self._count, self._batch_size):
+            rows = order[at : min(at + self._batch_size, self._count)]
+            yield self._inputs[rows], self._targets[rows]
+
+
+class LoaderBatches:
+    """A DataLoader whose batches are moved to the device."""
+
+    def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
+        self._loader, self._device = loader, device
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._loader:
+            if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+                raise TaskError(
+                    f"found a batch that is a {_describe(batch)}, expected a pair "
+                    "(inputs, targets)."
+                )
+            yield _move(batch[0], self._device), _move(batch[1], self._device)
+
+
+def as_batches(
+    data: Any, *, batch_size: int, device: torch.device, shuffle: bool, what: str
+) -> Batches:
+    """Turn what ``train_data`` or ``validation_data`` returned into batches.
+
+    Raises:
+        TaskError: it has none of the known forms, or inputs and targets do not match.
+    """
+    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+        data = data.tensors
+    if isinstance(data, DataLoader):
+        return LoaderBatches(data, device)
+    if isinstance(data, Dataset):
+        loader: DataLoader[Any] = DataLoader(data, batch_size=batch_size, shuffle=shuffle)
+        return LoaderBatches(loader, device)
+    if isinstance(data, (tuple, list)) and len(data) == 2:
+        inputs, targets = (_tensor(part) for part in data)
+        if inputs is not None and targets is not None:
+            if len(inputs) != len(targets) or len(inputs) == 0:
+                raise TaskError(
+                    f"{what}() returned {len(inputs)} inputs and {len(targets)} targets, expected "
+                    "as many of the one as of the other, and at least one."
+                )
+            return TensorBatches(inputs.to(device), targets.to(device), batch_size, shuffle)
+    raise TaskError(
+        f"{what}() returned a {_describe(data)}, expected a pair of tensors (inputs, targets), "
+        "a torch Dataset or a DataLoader."
+    )
+
+
+def _tensor(part: Any) -> torch.Tensor | None:
+    if isinstance(part, np.ndarray):
+        return torch.from_numpy(part)
+    return part if isinstance(part, torch.Tensor) else None
+
+
+def _describe(data: Any) -> str:
+    if isinstance(data, (tuple, list)):
+        inner = ", ".join(type(part).__name__ for part in data[:4])
+        return f"{type(data).__name__} of {len(data)} ({inner})"
+    return type(data).__name__
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: _move(item, device) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_move(item, device) for item in value)
+    return value

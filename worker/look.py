@@ -1,0 +1,23 @@
+"""A look at a task without a service: what ``doctor`` says of it."""
+
+from __future__ import annotations
+
+from justright.spec import TaskRef
+from justright.task import Task
+from worker.loading import load
+from worker.training import TaskTrainer, pick_device
+
+
+def look_at(target: str) -> str:
+    """Load a task and try one batch of it; returns a description for people.
+
+    Raises:
+        JustrightError: it cannot be loaded or trained; the message says why.
+    """
+    found = load(TaskRef(target=target))
+    if not isinstance(found, Task):
+        return f"{target}: an objective; it is tried when its first trial runs"
+    trainer = TaskTrainer(found, pick_device())
+    details = trainer.inspect(seed=0)
+    parts = ", ".join(f"{name} {value}" for name, value in details.items())
+    return f"{target}: {trainer.epochs} epochs, {parts}, untrained loss {trainer.initial_loss:.4g}"

@@ -1,0 +1,133 @@
+"""Starts workers: one for each GPU of this machine, or one on the CPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import uuid
+from typing import TYPE_CHECKING
+
+from justright.errors import UsageError
+from justright.settings import Settings
+
+if TYPE_CHECKING:
+    from worker.warm import Child
+
+log = logging.getLogger(__name__)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them.
+
+    Found without torch: its import takes seconds that the child spends anyway.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [part.strip() for part in named.split(",") if part.strip() not in ("", "-1")]
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    listing = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False).stdout
+    return [str(i) for i, line in enumerate(listing.splitlines()) if line.startswith("GPU ")]
+
+
+def choose_gpus(option: str | None) -> list[str]:
+    """What ``--gpus`` means: None is every visible one; "none" and "" are the CPU.
+
+    Raises:
+        UsageError: it names something that is no GPU number.
+    """
+    if option is None:
+        return visible_gpus()
+    if option.strip().lower() in ("none", ""):
+        return []
+    parts = [part.strip() for part in option.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise UsageError(f"--gpus: found {option!r}, expected numbers such as 0,1 or none")
+    return parts
+
+
+def run_workers(
+    settings: Settings,
+    *,
+    gpus: str | None,
+    lanes: str,
+    pool: str,
+    allow_commands: bool,
+    threads: int | None = None,
+) -> int:
+    """Serve until told to stop; returns the exit code."""
+    chosen = choose_gpus(gpus)
+    if lanes != "auto" and not (lanes.isdigit() and int(lanes) > 0):
+        raise UsageError(f"--lanes: found {lanes!r}, expected auto or a positive whole number")
+    if len(chosen) > 1:
+        return _run_fleet(chosen, lanes, pool, allow_commands)
+    environment = {"CUDA_VISIBLE_DEVICES": chosen[0] if chosen else ""}
+    if threads is not None:
+        environment |= {"JUSTRIGHT_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+    return _run_one(settings, environment, lanes, pool, allow_commands)
+
+
+def _run_fleet(gpus: list[str], lanes: str, pool: str, allow_commands: bool) -> int:
+    """One process for each GPU; ends when all have ended."""
+    base = [sys.executable, "-P", "-m", "justright", "worker", "--lanes", lanes, "--pool", pool]
+    if allow_commands:
+        base.append("--allow-commands")
+    workers = [subprocess.Popen([*base, "--gpus", gpu]) for gpu in gpus]
+
+    def pass_on(signum: int, _frame: object) -> None:
+        for worker in workers:
+            worker.send_signal(signum)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group
+    return max(worker.wait() for worker in workers)
+
+
+def _run_one(
+    settings: Settings, environment: dict[str, str], lanes: str, pool: str, allow_commands: bool
+) -> int:
+    from worker.warm import Child
+
+    # Before anything slow of our own: its import of torch is what a first trial waits for.
+    child = Child(environment, ["--allow-commands"] if allow_commands else [])
+    try:
+        return _serve(settings, environment, lanes, pool, child)
+    finally:
+        child.kill()
+
+
+def _serve(
+    settings: Settings, environment: dict[str, str], lanes: str, pool: str, child: Child
+) -> int:
+    from justright.broker import RedisBroker, connect
+    from justright.messages import Hello, WorkerInfo
+    from justright.queue import pool_queue
+    from worker.warm import Heart, WarmWorker, await_child
+
+    url = settings.redis_url.get_secret_value()
+    connect(url, patient=False).close()  # a wrong address is told at once, not in minutes
+    broker = RedisBroker(connect(url, patient=True))
+    gpu = environment["CUDA_VISIBLE_DEVICES"]
+    info = WorkerInfo(
+        name=f"{socket.gethostname()}-{'gpu' + gpu if gpu else 'cpu'}-{uuid.uuid4().hex[:6]}",
+        pool=pool,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        device=f"cuda:{gpu}" if gpu else "cpu",
+        lanes=1 if lanes == "auto" else int(lanes),
+    )
+    heart = Heart(broker, info, settings.lease)
+    heart.beat()
+    broker.exchange([Hello(worker=info.name)])
+    heart.start()
+    await_child(child, heart)
+    log.info("worker %s serves pool %s", info.name, pool)
+    queue = pool_queue(pool, connect(url, patient=True))
+    WarmWorker(queue, broker, heart, child).work(logging_level="WARNING")
+    return 0

@@ -1,0 +1,39 @@
+"""Learning-rate schedules, as a factor of the rate over the progress of a training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from justright.errors import TaskError
+
+_WARMUP = 0.3  # the share of onecycle that rises
+_WARMUP_START = 0.04  # 1/25, as in torch.optim.lr_scheduler.OneCycleLR
+
+
+def _onecycle(progress: float) -> float:
+    """Cosine up, then cosine down (Smith & Topin 2018, with cosine legs as in torch)."""
+    if progress < _WARMUP:
+        rise = 0.5 * (1 - math.cos(math.pi * progress / _WARMUP))
+        return _WARMUP_START + (1 - _WARMUP_START) * rise
+    return 0.5 * (1 + math.cos(math.pi * (progress - _WARMUP) / (1 - _WARMUP)))
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+    "step": lambda progress: 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01,
+    "onecycle": _onecycle,
+}
+
+
+def schedule(name: str) -> Callable[[float], float]:
+    """The schedule of that name: progress in [0, 1) to a factor.
+
+    Raises:
+        TaskError: there is none.
+    """
+    if name not in SCHEDULES:
+        raise TaskError(f"schedule = {name!r}, expected one of {', '.join(SCHEDULES)} or search.")
+    return SCHEDULES[name]

@@ -1,0 +1,268 @@
+"""Trains the trials of a Task: the loop, and the explicit state that it needs.
+
+Randomness has no state of its own: each epoch begins by seeding from (seed, epoch), so an epoch
+gives the same losses whatever was trained before it in this process.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from justright.errors import TaskError
+from justright.messages import TrialWork
+from justright.task import Task
+from worker.data import Batches, as_batches
+from worker.loading import user_code
+from worker.schedules import schedule
+
+_CHECK_EVERY = 64  # batches between looks at the loss: each look waits for the device
+_VALIDATION_BATCH = 1024
+_MOST_THREADS = torch.get_num_threads()
+_SMALL = (
+    100e6  # operations of a forward pass below which a second CPU thread costs more than it gives
+)
+
+
+def pick_device() -> torch.device:
+    """CUDA, else MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+@dataclass
+class EpochResult:
+    """What one epoch of one trial gave. ``loss`` is None where it was not finite."""
+
+    epoch: int
+    loss: float | None
+    train_loss: float | None
+    diverged: str  #: Why the trial counts as diverged, or "".
+    seconds: float
+
+
+@dataclass
+class TrialTraining:
+    """All state of one trial's training: with these fields it can be continued anywhere."""
+
+    work: TrialWork
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    base_rates: list[float]  #: The rate of each parameter group before the schedule's factor.
+    factor: Callable[[float], float]  #: The schedule.
+    epoch: int = 0
+
+
+class TaskTrainer:
+    """A loaded Task with its data on the device."""
+
+    def __init__(self, task: Task, device: torch.device, epochs: int | None = None) -> None:
+        self.task, self.device = task, device
+        self.epochs = epochs or task.epochs
+        if not isinstance(self.epochs, int) or self.epochs < 1:
+            raise TaskError(f"epochs = {self.epochs!r}, expected a positive whole number.")
+        self._train = self._batches(task.train_data, "train_data", shuffle=True)
+        self._validation: Batches | None = None
+        held_out = user_code(task.validation_data)
+        if held_out is not None:
+            self._validation = self._batches(lambda: held_out, "validation_data", shuffle=False)
+        self.initial_loss: float | None = None
+        if device.type == "cpu" and _MOST_THREADS > 1:
+            torch.set_num_threads(1 if self._is_small() else _MOST_THREADS)
+
+    def _is_small(self) -> bool:
+        """Whether one batch is little work. Counted, not timed: the choice of threads changes
+        the last digits of a sum, so it must be the same each time."""
+        trial = self.start(TrialWork(number=0, lr=1e-8, seed=0, attempt=1))
+        inputs, _ = next(iter(self._train))
+        try:
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                trial.model(inputs)
+        except Exception:
+            return False  # the same fault is told by ``inspect``, in the user's words
+        return float(counter.get_total_flops()) < _SMALL
+
+    def _batches(self, data: Callable[[], Any], what: str, shuffle: bool) -> Batches:
+        size = self.task.batch_size
+        if not isinstance(size, int) or size < 1:
+            raise TaskError(f"batch_size = {size!r}, expected a positive whole number.")
+        if not shuffle:
+            size = max(size, _VALIDATION_BATCH)
+        return as_batches(
+            user_code(data), batch_size=size, device=self.device, shuffle=shuffle, what=what
+        )
+
+    # -- one trial ----------------------------------------------------------------------------
+
+    def start(self, work: TrialWork) -> TrialTraining:
+        """A trial at its beginning: initial weights from its seed alone."""
+        _seed(work.seed, 0)
+        model = user_code(self.task.model)
+        if not isinstance(model, torch.nn.Module):
+            raise TaskError(
+                f"model() returned a {type(model).__name__}, expected a torch.nn.Module."
+            )
+        model.to(self.device)
+        optimizer = self._optimizer(model, work.lr)
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        chosen = str(work.params.get("schedule", self.task.schedule))
+        return TrialTraining(work, model, optimizer, rates, schedule(chosen))
+
+    def train_epoch(self, trial: TrialTraining) -> EpochResult:
+        """One pass over the training data, then the validation loss."""
+        began = time.perf_counter()
+        _seed(trial.work.seed, trial.epoch + 1)
+        train_loss = user_code(lambda: self._pass(trial))
+        trial.epoch += 1
+        loss = train_loss
+        if self._validation is not None and math.isfinite(train_loss):
+            loss = user_code(lambda: self.validate(trial.model))
+        return EpochResult(
+            epoch=trial.epoch,
+            loss=loss if math.isfinite(loss) else None,
+            train_loss=train_loss if math.isfinite(train_loss) else None,
+            diverged=self._divergence(loss, trial.epoch),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _pass(self, trial: TrialTraining) -> float:
+        """Train on every batch once; returns the mean loss, nan or inf as soon as it is that."""
+        model, optimizer = trial.model, trial.optimizer
+        model.train()
+        steps = len(self._train)
+        total = torch.zeros((), device=self.device)
+        seen = 0
+        for index, (inputs, targets) in enumerate(self._train):
+            factor = trial.factor((trial.epoch * steps + index) / (self.epochs * steps))
+            for group, rate in zip(optimizer.param_groups, trial.base_rates, strict=True):
+                group["lr"] = rate * factor
+            loss = self._loss(model, inputs, targets)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            count = len(targets)
+            total += loss.detach() * count
+            seen += count
+            if index % _CHECK_EVERY == _CHECK_EVERY - 1 and not torch.isfinite(total):
+                break
+        return float(total) / max(1, seen)
+
+    @torch.inference_mode()
+    def validate(self, model: torch.nn.Module) -> float:
+        """The mean validation loss (over the training data where there is no other)."""
+        model.eval()
+        total = torch.zeros((), device=self.device)
+        seen = 0
+        for inputs, targets in self._validation or self._train:
+            total += self._loss(model, inputs, targets) * len(targets)
+            seen += len(targets)
+        return float(total) / max(1, seen)
+
+    def _loss(self, model: torch.nn.Module, inputs: Any, targets: Any) -> torch.Tensor:
+        loss = self.task.loss(model(inputs), targets)
+        if not isinstance(loss, torch.Tensor) or loss.ndim != 0:
+            found = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise TaskError(f"loss() returned {found}, expected a scalar tensor: a batch's mean.")
+        return loss
+
+    def _divergence(self, loss: float, epoch: int) -> str:
+        if not math.isfinite(loss):
+            return f"the loss was {loss} in epoch {epoch}"
+        initial, factor = self.initial_loss, self.task.divergence_factor
+        if initial is not None and loss > factor * abs(initial):
+            return f"the loss was {loss:.3g} in epoch {epoch}, untrained it is {initial:.3g}"
+        return ""
+
+    def _optimizer(self, model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
+        choice = self.task.optimizer
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        if choice == "sgd":
+            return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+        if choice == "adam":
+            return torch.optim.Adam(parameters, lr=lr)
+        if choice == "adamw":
+            return torch.optim.AdamW(parameters, lr=lr)
+        if not callable(choice):
+            raise TaskError(
+                f"optimizer = {choice!r}, expected sgd, adam, adamw or a callable "
+                "(parameters, lr) -> torch.optim.Optimizer."
+            )
+        # Reached through the class, a plain function would arrive bound to the task.
+        factory = getattr(choice, "__func__", choice)
+        optimizer = user_code(lambda: factory(parameters, lr))
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TaskError(
+                f"optimizer(...) returned a {type(optimizer).__name__}, expected a "
+                "torch.optim.Optimizer."
+            )
+        return optimizer
+
+    # -- a look at the task ---------------------------------------------------------------------
+
+    def inspect(self, seed: int) -> dict[str, bool | int | float | str]:
+        """Try the task on one batch of each kind, so that what does not fit shows at once.
+
+        Returns what people like to know about it. Sets ``initial_loss``.
+        """
+        if self.task.schedule != "search":
+            schedule(self.task.schedule)
+        trial = self.start(TrialWork(number=0, lr=1e-8, seed=seed, attempt=1))
+        trial.model.train()
+        inputs, targets = next(iter(self._train))
+        given = f"inputs of {_shape(inputs)} and targets of {_shape(targets)}"
+        output = user_code(
+            lambda: trial.model(inputs), f"model() on a batch of train_data() with {given}"
+        )
+        loss = user_code(
+            lambda: self._loss(trial.model, inputs, targets),
+            f"loss(output, target) on an output of {_shape(output)}, {given},",
+        )
+        if not loss.requires_grad:
+            raise TaskError("the loss does not depend on any parameter that can be trained.")
+        user_code(lambda: loss.backward(), "the backward pass")  # type: ignore[no-untyped-call]
+        user_code(trial.optimizer.step, "the optimizer's step")
+        self.measure_initial_loss(seed)
+        return {
+            "device": self.device.type,
+            "batches": len(self._train),
+            "parameters": sum(p.numel() for p in trial.model.parameters()),
+            "optimizer": type(trial.optimizer).__name__,
+            "schedule": self.task.schedule,
+        }
+
+    def measure_initial_loss(self, seed: int) -> None:
+        """Set ``initial_loss``, the validation loss before training; None where not finite."""
+        trial = self.start(TrialWork(number=0, lr=1e-8, seed=seed, attempt=1))
+        loss = user_code(
+            lambda: self.validate(trial.model), "the loss of the model on validation_data()"
+        )
+        self.initial_loss = loss if math.isfinite(loss) else None
+
+    @property
+    def search_schedule(self) -> bool:
+        """Whether the task leaves its schedule to the study."""
+        return self.task.schedule == "search"
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"shape {tuple(value.shape)} ({str(value.dtype).removeprefix('torch.')})"
+    return f"type {type(value).__name__}"
+
+
+def _seed(seed: int, epoch: int) -> None:
+    mixed = (seed * 1_000_003 + epoch) % 2**32
+    torch.manual_seed(mixed)
+    np.random.seed(mixed)
+    random.seed(mixed)
