@@ -9,7 +9,6 @@ import re
 import secrets
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -112,9 +111,7 @@ def tune(
     json: JSON = False,
 ) -> None:
     """Find the learning rate of TASK on this machine. Nothing to start, nothing to configure."""
-    from justright.local import LocalService, LocalStudy
-    from justright.messages import Snapshot, decode_as
-    from justright.settings import load_settings
+    from justright.tune import run
 
     flags = {
         "lr": lr, "trials": trials, "epochs": epochs, "timeout": timeout, "sampler": sampler,
@@ -122,60 +119,9 @@ def tune(
         "workers": workers, "name": name, "metric": metric,
     }  # fmt: skip
     spec, count = _make_spec(task, flags, set_)
-    settings = load_settings()
-    study = LocalStudy(settings, spec.name)
-    kept = study.recall()
-    known = None if kept is None else decode_as(Snapshot, kept)
-    _check_same(known, spec)
-    study.open()
-    service = LocalService(study, settings)
-    snapshot: Snapshot | None = None
-    try:
-        service.start(_house("worker.main").visible_gpus(), count)
-        snapshot = _submit_and_follow(service.broker(), spec, json, service.check)
-        study.remember(snapshot)
-    except KeyboardInterrupt:
-        _keep_going_hint(study, service, spec.name)
-        raise
-    finally:
-        service.stop()
-        if snapshot is None or not snapshot.trials:
-            _discard_if_empty(study)
+    gpus = _house("worker.main").visible_gpus()
+    snapshot = run(spec, gpus=gpus, workers=count, quiet=json)
     raise typer.Exit(_print_result(snapshot, json))
-
-
-def _check_same(known: Any, spec: Any) -> None:
-    """A kept study of the same name must be the same study."""
-    from justright.spec import differences
-
-    differing = differences(known.spec, spec) if known is not None and known.trials else []
-    if differing:
-        raise UsageError(
-            f"there is a study {spec.name} with another {', '.join(differing)}. Choose another "
-            "--name, or repeat its options to go on with it."
-        )
-
-
-def _discard_if_empty(study: Any) -> None:
-    """A study of which nothing was trained leaves nothing behind."""
-    if study.recall() is None:
-        study.discard()
-
-
-def _keep_going_hint(study: Any, service: Any, name: str) -> None:
-    snapshot = service.broker().snapshot(name) if service.url else None
-    if snapshot is not None and snapshot.trials:
-        study.remember(snapshot)
-        sys.stderr.write(f"\nstopped; the same command with --name {name} goes on from here\n")
-
-
-def _submit_and_follow(broker: Any, spec: Any, quiet: bool, check: Callable[[], None]) -> Any:
-    from justright.client import follow, submit
-    from justright.view import make_view
-
-    submission = submit(broker, spec)
-    with make_view(quiet) as view:
-        return follow(broker, spec.name, submission=submission, show=view.show, check=check)
 
 
 def _print_result(snapshot: Any, as_json: bool) -> int:
@@ -216,8 +162,9 @@ def submit(
     json: JSON = False,
 ) -> None:
     """Put a study on a running service."""
-    from justright.client import await_leader
+    from justright.client import await_leader, follow
     from justright.client import submit as send
+    from justright.view import make_view
 
     flags = {
         "lr": lr, "trials": trials, "epochs": epochs, "timeout": timeout, "sampler": sampler,
@@ -227,7 +174,12 @@ def submit(
     spec, _ = _make_spec(task, flags, set_)
     broker = _service()
     if wait:
-        snapshot = _submit_and_follow(broker, spec, json, await_leader(broker))
+        submission = send(broker, spec)
+        with make_view(json) as view:
+            snapshot = follow(
+                broker, spec.name, submission=submission, show=view.show,
+                check=await_leader(broker),
+            )  # fmt: skip
         raise typer.Exit(_print_result(snapshot, json))
     send(broker, spec)
     if json:
@@ -336,10 +288,9 @@ def best(study: STUDY, json: JSON = False) -> None:
 @app.command()
 def cancel(study: STUDY) -> None:
     """End a study now; its answer is what is known by then."""
-    from justright.client import cancel as send
-    from justright.places import broker_of
+    from justright.places import cancel as send
 
-    send(broker_of(study), study)
+    send(study)
     print(f"cancelled {study}")
 
 
@@ -389,8 +340,8 @@ def main() -> None:
         if traceback:
             print(traceback, file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(getattr(interrupt, "exit_code", 130))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from justright.broker import Broker
 from justright.errors import JustrightError, UsageError
 from justright.lifecycle import STUDY_FINISHED
-from justright.messages import Cancel, Snapshot, Submit
-from justright.spec import StudySpec, differences
+from justright.messages import Snapshot, Submit
+from justright.spec import StudySpec, another_study, differences
 
 _POLL = 0.05  # seconds between looks at the snapshot
 _CHECK = 0.5  # seconds between looks at whether the service still lives
@@ -24,17 +24,21 @@ def submit(broker: Broker, spec: StudySpec) -> str:
     Raises:
         UsageError: the name belongs to another study.
     """
-    known = broker.snapshot(spec.name)
-    if known is not None and known.answer is not None and known.trials:
-        differing = differences(known.spec, spec)
-        if differing:
-            raise UsageError(
-                f"there is a study {spec.name} with another {', '.join(differing)}. Choose "
-                "another --name, or repeat its options to go on with it."
-            )
+    refuse_if_another(broker.snapshot(spec.name), spec)
     submission = uuid.uuid4().hex
     broker.send(Submit(id=submission, spec=spec))
     return submission
+
+
+def refuse_if_another(known: Snapshot | None, spec: StudySpec) -> None:
+    """A name that has trials belongs to its study.
+
+    Raises:
+        UsageError: ``known`` is another study than what is asked for.
+    """
+    differing = differences(known.spec, spec) if known is not None and known.trials else []
+    if differing:
+        raise UsageError(another_study(spec.name, differing))
 
 
 def follow(
@@ -49,11 +53,16 @@ def follow(
 
     ``submission``: wait until this one has been taken up (None: take the study as it is).
     ``check`` is called now and then and may raise to end the watch.
+
+    Raises:
+        UsageError: the orchestrator refused the submission.
     """
     last: Snapshot | None = None
     checked = 0.0
     while True:
         snapshot = broker.snapshot(study)
+        if snapshot is not None and submission in snapshot.refused:
+            raise UsageError(snapshot.refused[submission])
         taken = snapshot is not None and submission in (None, snapshot.submission)
         if snapshot is not None and taken and snapshot != last:
             last = snapshot
@@ -64,30 +73,6 @@ def follow(
             checked = time.monotonic()
             check()
         time.sleep(_POLL)
-
-
-def cancel(broker: Broker, study: str) -> None:
-    """End a study now; its answer is what is known by then.
-
-    Raises:
-        UsageError: there is no such study, or it has ended.
-    """
-    snapshot = find(broker, study)
-    if snapshot.state in STUDY_FINISHED:
-        raise UsageError(f"study {study} has ended already ({snapshot.state}).")
-    broker.send(Cancel(study=study))
-
-
-def find(broker: Broker, study: str) -> Snapshot:
-    """A study's snapshot.
-
-    Raises:
-        UsageError: there is no such study.
-    """
-    snapshot = broker.snapshot(study)
-    if snapshot is None:
-        raise unknown_study(study, broker.studies())
-    return snapshot
 
 
 def unknown_study(study: str, known: list[str]) -> UsageError:

@@ -18,7 +18,7 @@ import redis
 
 from justright import processes
 from justright.broker import RedisBroker, connect
-from justright.errors import JustrightError, UsageError
+from justright.errors import JustrightError, RedisUnavailable, UsageError
 from justright.messages import Snapshot
 from justright.settings import Settings
 
@@ -38,6 +38,9 @@ save ""
 maxmemory-policy noeviction
 daemonize no
 """
+
+
+_ASKED = b'{"op_code":4,'  # how Optuna's journal records a new trial
 
 
 def redis_server() -> str:
@@ -122,6 +125,10 @@ class LocalStudy:
         """The URL of the Redis of a running ``tune``, if there is one."""
         return self._connection.read_text() if self._connection.is_file() else None
 
+    def has_trials(self) -> bool:
+        """Whether any trial was ever asked: then the study is worth keeping."""
+        return self.journal.is_file() and _ASKED in self.journal.read_bytes()
+
     def discard(self) -> None:
         """Remove a study of which nothing was trained."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -147,16 +154,17 @@ class LocalService:
         self._socket_folder = Path(tempfile.mkdtemp(prefix="justright-"))
         self.url = ""
 
-    def start(self, gpus: Sequence[str], workers: int | None) -> None:
-        """Start Redis, then the orchestrator and the workers beside each other."""
+    def start(self, gpus: Sequence[str], workers: int | None, pool: str) -> None:
+        """Start Redis, then the orchestrator and the workers, all in one pool, side by side."""
         self._start_redis()
         environment = os.environ | {
             "JUSTRIGHT_REDIS_URL": self.url,
             "JUSTRIGHT_STORAGE": str(self._study.journal),
         }
         base = [sys.executable, "-P", "-m", "justright"]
+        serve = [*base, "worker", "--allow-commands", "--pool", pool]
         for label, options in _worker_options(gpus, workers):
-            self._launch(label, [*base, "worker", "--allow-commands", *options], environment)
+            self._launch(label, [*serve, *options], environment)
         self._launch("orchestrator", [*base, "orchestrator"], environment)
         self._study.show_connection(self.url)
 
@@ -177,12 +185,24 @@ class LocalService:
                     f"{processes.last_lines(log)}"
                 )
 
-    def stop(self) -> None:
-        """End all: workers hand back what they have, the orchestrator notes it, Redis goes last."""
-        for kind in ("worker", "orchestrator", "redis"):
-            processes.stop([p for label, p, _ in self._started if label.startswith(kind)])
+    def stop(self) -> Snapshot | None:
+        """End all: workers hand back what they have, the orchestrator notes it, Redis goes last.
+
+        Returns the study as the orchestrator left it, or None where it never showed it.
+        """
+        for kind in ("worker", "orchestrator"):
+            self._stop(kind)
+        try:
+            last = self.broker().snapshot(self._study.name) if self.url else None
+        except (RedisUnavailable, redis.RedisError):
+            last = None  # it was Redis that ended
+        self._stop("redis")
         self._study.show_connection(None)
         shutil.rmtree(self._socket_folder, ignore_errors=True)
+        return last
+
+    def _stop(self, kind: str) -> None:
+        processes.stop([p for label, p, _ in self._started if label.startswith(kind)])
 
     def _launch(self, label: str, command: list[str], environment: dict[str, str]) -> None:
         log = self._study.folder / f"{label.replace(' ', '-')}.log"

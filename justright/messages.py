@@ -271,7 +271,8 @@ class Snapshot(Message):
     trials: tuple[TrialView, ...] = ()
     answer: Answer | None = None
     failure: Failure | None = None
-    note: str = ""  #: What the study waits for, or why a submission changed nothing.
+    note: str = ""  #: What the study waits for.
+    refused: dict[str, str] = Field(default_factory=dict)  #: Latest refused Submits, and why.
     seconds: float = 0.0
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from justright.broker import RedisBroker, connect
 from justright.client import unknown_study
-from justright.errors import RedisUnavailable
+from justright.errors import RedisUnavailable, UsageError
 from justright.lifecycle import STUDY_FINISHED
 from justright.local import LocalStudy, local_studies
-from justright.messages import Snapshot, WorkerInfo, decode_as
+from justright.messages import Cancel, Snapshot, WorkerInfo, decode_as
 from justright.settings import Settings, load_settings
 
 
@@ -52,19 +52,42 @@ def gather(study: str | None) -> Overview:
                 _add_local(overview, local)
         _add_default_service(overview, settings, study)
     if study is not None and not overview.snapshots:
-        names = [] if settings.redis_given else [s.name for s in local_studies(settings)]
-        raise unknown_study(study, names)
+        raise unknown_study(study, _known(settings))
     return overview
 
 
-def broker_of(study: str) -> RedisBroker:
-    """The Redis on which a study runs: that of its ``tune``, or the service's."""
+def _known(settings: Settings) -> list[str]:
+    """Names of all studies, for the error about one that is not among them."""
+    if settings.redis_given:
+        return _service(settings).studies()
+    overview = Overview()
+    _add_default_service(overview, settings, None)
+    names = {local.name for local in local_studies(settings)}
+    return sorted(names | {snapshot.study for snapshot in overview.snapshots})
+
+
+def cancel(study: str) -> None:
+    """End a study now, where it runs; its answer is what is known by then.
+
+    Raises:
+        UsageError: there is no such study, or it does not run.
+    """
+    snapshot = gather(study).snapshots[0]
+    if snapshot.state in STUDY_FINISHED:
+        raise UsageError(f"study {study} has ended already ({snapshot.state}).")
     settings = load_settings()
-    if not settings.redis_given:
-        running = _running(LocalStudy(settings, study))
-        if running is not None:
-            return running
-    return _service(settings)
+    local = LocalStudy(settings, study)
+    if settings.redis_given or not local.journal.is_file():
+        broker = _service(settings)
+    else:
+        running = _running(local)
+        if running is None:
+            raise UsageError(
+                f"study {study} does not run: its tune was interrupted. It is kept, and the same "
+                f"tune with --name {study} goes on with it."
+            )
+        broker = running
+    broker.send(Cancel(study=study))
 
 
 def _service(settings: Settings) -> RedisBroker:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -62,6 +64,16 @@ def stop(processes: Sequence[subprocess.Popen[bytes]], patience: float = 10.0) -
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def end_within(seconds: float) -> None:
+    """Be gone by then, whatever this process waits for: a Redis that is away, say.
+
+    For whoever was told to end. Nothing is lost by it: what was not committed is sent again.
+    """
+    timer = threading.Timer(seconds, os._exit, args=(1,))
+    timer.daemon = True
+    timer.start()
 
 
 def last_lines(log: Path, count: int = 12) -> str:

@@ -62,5 +62,10 @@ def load_settings(**flags: Any) -> Settings:
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown: its password, if any, replaced by stars."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    """The URL as it may be shown: its password, if any, replaced by stars.
+
+    Up to the last "@", since people forget to encode one that is in their password.
+    """
+    scheme, slashes, rest = url.partition("://") if "://" in url else ("", "", url)
+    shown = scheme + slashes + re.sub(r"^([^:/@]*):.*@", r"\1:***@", rest)
+    return re.sub(r"(?i)([?&][^=&]*(?:password|secret|token)=)[^&]*", r"\1***", shown)

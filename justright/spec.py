@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -31,6 +31,19 @@ class TaskRef(BaseModel):
     target: str | None = None
     command: tuple[str, ...] = ()
     arguments: dict[str, Scalar] = Field(default_factory=dict)
+
+    @field_validator("arguments", mode="before")
+    @classmethod
+    def _check_arguments(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, Mapping) else ():
+            if not isinstance(value, (bool, int, float, str)) or (
+                isinstance(value, float) and not math.isfinite(value)
+            ):
+                raise ValueError(
+                    f"--set {name}: found {value!r}, expected true or false, a finite number or "
+                    "text. Write text that looks like something else in quotes."
+                )
+        return values
 
     @model_validator(mode="after")
     def _one_of_two(self) -> TaskRef:
@@ -90,18 +103,12 @@ class StudySpec(BaseModel):
     @field_validator("lanes", mode="before")
     @classmethod
     def _read_lanes(cls, value: Any) -> Any:
-        if isinstance(value, str) and value != "auto":
-            if not re.fullmatch(r"\d+", value):
-                raise ValueError(f"found {value!r}, expected auto or a positive whole number")
-            return int(value)
-        return value
-
-    @field_validator("lanes")
-    @classmethod
-    def _check_lanes(cls, value: Literal["auto"] | int) -> Literal["auto"] | int:
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"found {value}, expected auto or a positive whole number")
-        return value
+        if value == "auto":
+            return value
+        whole = isinstance(value, int) or (isinstance(value, str) and value.isdecimal())
+        if not whole or isinstance(value, bool) or int(value) < 1:
+            raise ValueError(f"found {value!r}, expected auto or a positive whole number")
+        return int(value)
 
     @property
     def lr_range(self) -> tuple[float, float]:
@@ -117,6 +124,14 @@ def differences(known: StudySpec, asked: StudySpec) -> list[str]:
     """The fields that make ``asked`` another study than the known one of its name."""
     fields = [name for name in StudySpec.model_fields if name not in _STOP_RULES]
     return [name for name in fields if getattr(known, name) != getattr(asked, name)]
+
+
+def another_study(name: str, differing: list[str]) -> str:
+    """The message for a name that another study has."""
+    return (
+        f"there is a study {name} with another {', '.join(differing)}. Choose another --name, or "
+        "repeat its options to go on with it."
+    )
 
 
 def parse_range(text: str) -> tuple[float, float]:
@@ -156,7 +171,8 @@ def _explain(item: Any) -> str:
         return f"{where}: no such key. A study has: {keys}."
     if kind == "value_error":
         message = str(item["ctx"]["error"])
-        return message if where in ("task", "study") else f"{option}: {message}"
+        ours = where.partition(".")[0] in ("task", "study")
+        return message if ours else f"{option}: {message}"
     if kind == "string_pattern_mismatch":
         return (
             f"{option}: found {found!r}, expected letters, digits, dots, dashes or underscores, "

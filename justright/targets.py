@@ -40,7 +40,8 @@ def resolve(text: str, folder: Path) -> str:
     """``file.py:Name`` with its absolute path, or ``package.module:Name``, checked as far as is
     possible without running it."""
     place, colon, name = text.rpartition(":")
-    if not colon or not place or not name.isidentifier():
+    module = all(part.isidentifier() for part in place.split("."))
+    if not colon or not name.isidentifier() or not (module or place.endswith(".py")):
         hint = ""
         if text.endswith(".py"):
             hint = f" Which class or function of {text}? For example {text}:{_guess(folder / text)}"
@@ -71,12 +72,7 @@ def _check_module(name: str) -> None:
 
 def _names_in(path: Path) -> set[str]:
     """Names that a file defines at its top level; "*" where that cannot be told by reading."""
-    try:
-        tree = ast.parse(path.read_bytes(), filename=str(path))
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None)
-        at = f" at line {line}" if line else ""
-        raise UsageError(f"{path} is not Python{at}: {getattr(error, 'msg', error)}.") from None
+    tree = _parse(path)
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -88,12 +84,20 @@ def _names_in(path: Path) -> set[str]:
     return {name for name in names if not name.startswith("_")}
 
 
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), filename=str(path))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        at = f" at line {line}" if line else ""
+        raise UsageError(f"{path} is not Python{at}: {getattr(error, 'msg', error)}.") from None
+
+
 def _guess(path: Path) -> str:
     """A name that is likely meant, for the error message."""
     if not path.is_file():
         return "Name"
-    tree = ast.parse(path.read_bytes())
-    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    classes = [node.name for node in _parse(path).body if isinstance(node, ast.ClassDef)]
     return classes[0] if classes else "Name"
 
 
@@ -112,12 +116,17 @@ def _read_study_file(path: Path) -> dict[str, Any]:
             f"{path}: no such key: {', '.join(unknown)}. A study file has: "
             f"{', '.join(sorted(known))}."
         )
-    task: dict[str, Any] = {"arguments": values.pop("set", {})}
+    arguments = values.pop("set", {})
+    if not isinstance(arguments, dict):
+        raise UsageError(f"{path}: set: found {arguments!r}, expected a table: [set].")
+    task: dict[str, Any] = {"arguments": arguments}
     target, command = values.pop("task", None), values.pop("command", None)
-    if isinstance(target, str):
+    if target is not None:
+        if not isinstance(target, str):
+            raise UsageError(f"{path}: task: found {target!r}, {_EXPECTED}.")
         task["target"] = resolve(target, path.parent)
     if command is not None:
-        if not isinstance(command, list):
+        if not isinstance(command, list) or not all(isinstance(part, str) for part in command):
             raise UsageError(f"{path}: command: found {command!r}, expected a list of strings.")
         task["command"] = command
     return values | {"task": task}

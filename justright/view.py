@@ -8,6 +8,7 @@ from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -151,7 +152,7 @@ def trial_table(snapshot: Snapshot, rows: int) -> Table:
             "" if trial.loss is None else f"{trial.loss:.4g}",
             "" if trial.best is None else f"{trial.best:.4g}",
             sparkline(trial.losses),
-            why,
+            Text(why),
             style=style,
         )
     return table
@@ -187,7 +188,8 @@ def print_answer(snapshot: Snapshot, console: Console | None = None) -> None:
     out = console or Console(highlight=False, soft_wrap=True)
     answer = snapshot.answer
     if answer is None or answer.best_lr is None:
-        out.print(f"[bold]no answer[/] for study {snapshot.study}: {why_no_answer(snapshot)}")
+        why = escape(why_no_answer(snapshot))
+        out.print(f"[bold]no answer[/] for study {snapshot.study}: {why}")
         return
     out.print(f"best learning rate  [bold green]{answer.best_lr:.4g}[/]{_others(answer)}")
     interval = ""
@@ -202,7 +204,7 @@ def print_answer(snapshot: Snapshot, console: Console | None = None) -> None:
 
 
 def _others(answer: Answer) -> str:
-    return "".join(f", {key} {value}" for key, value in answer.params.items())
+    return escape("".join(f", {key} {value}" for key, value in answer.params.items()))
 
 
 def summary(answer: Answer) -> str:
@@ -259,18 +261,18 @@ def status_tables(
         studies.add_row(
             snapshot.study,
             snapshot.state.value,
-            snapshot.task,
+            Text(snapshot.task),
             f"{ended}/{snapshot.total}",
             f"{answer.best_lr:.4g}" if answer and found else "",
             f"{answer.loss:.4g}" if answer and found else "",
-            snapshot.note or (snapshot.failure.message if snapshot.failure else ""),
+            Text(snapshot.note or (snapshot.failure.message if snapshot.failure else "")),
         )
     people = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("worker", "pool", "device", "lanes", "works on"):
         people.add_column(name, no_wrap=True)
     for worker in workers:
         doing = worker.study or "idle"
-        people.add_row(worker.name, worker.pool, worker.device, str(worker.lanes), doing)
+        people.add_row(Text(worker.name), worker.pool, worker.device, str(worker.lanes), doing)
     service = f"orchestrator  {leader}" if leader else "no orchestrator is active"
     empty = Text("no studies yet", style="dim")
     return Group(

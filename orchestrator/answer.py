@@ -15,7 +15,7 @@ from justright.messages import Answer
 
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
 _T95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-_T95_MANY = 1.96
+_Z95 = 1.96
 _NEIGHBOURS = 7  # rates around the best that the local fit uses
 _PLATEAU = 0.01  # share of the loss's scale that counts as equally good
 
@@ -108,7 +108,10 @@ def _best(rates: Sequence[_Rate], results: Sequence[Result]) -> _Rate | None:
 
 
 def _t95(freedom: int) -> float:
-    return _T95[freedom - 1] if freedom <= len(_T95) else _T95_MANY
+    if freedom <= len(_T95):
+        return _T95[freedom - 1]
+    z, v = _Z95, freedom  # the expansion of Cornish and Fisher (1937)
+    return z + (z**3 + z) / (4 * v) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v * v)
 
 
 def _interval(best: _Rate, rates: Sequence[_Rate]) -> tuple[float, float] | None:
@@ -160,13 +163,19 @@ def _plateau(
 
     The scale is what training gains: the untrained loss minus the best. Between completed rates
     the loss is taken to be linear in log rate; a rate that was pruned or diverged bounds the band
-    half way to it.
+    half way to it, unless it was withdrawn before it had a loss.
     """
     alike = _alike(best, rates)
     worst = max(rate.mean for rate in alike)
     scale = max((initial if initial is not None else worst) - best.mean, 0.0)
     limit = best.mean + _PLATEAU * scale
-    stops = [r.lr for r in results if r.state == TrialState.PRUNED and r.params == best.params]
+    stops = [
+        r.lr
+        for r in results
+        if r.state == TrialState.PRUNED
+        and r.params == best.params
+        and (r.diverged or r.best is not None)
+    ]
     colder = [r for r in reversed(alike) if r.lr < best.lr]
     hotter = [r for r in alike if r.lr > best.lr]
     return (

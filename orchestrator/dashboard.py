@@ -17,6 +17,7 @@ from justright.settings import Settings
 from orchestrator.journal import GroupCommitJournal
 from orchestrator.ledger import open_database
 
+_DELETE_STUDY = 1  # an operation of Optuna's journal
 _READING = {"GET", "HEAD", "OPTIONS"}
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -41,28 +42,57 @@ class JoinedJournals(BaseJournalBackend):
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
         for path in self._find():
             reader = self._journals.setdefault(path, _Reader(path))
+            if reader.replaced():
+                self._forget(reader)
+                reader = self._journals[path] = _Reader(path)
             for entry in reader.new_entries():
-                self._logs.append(self._renumbered(entry, reader))
+                changed = self._renumbered(entry, reader)
+                if changed is not None:
+                    self._logs.append(changed)
         return self._logs[log_number_from:]
 
-    def _renumbered(self, entry: dict[str, Any], reader: _Reader) -> dict[str, Any]:
+    def _forget(self, reader: _Reader) -> None:
+        """Drop the studies of a journal that is no more."""
+        for number in reader.names:
+            study = reader.studies[number]
+            self._logs.append({"op_code": _DELETE_STUDY, "worker_id": "", "study_id": study})
+            self._names.discard(reader.names[number])
+
+    def _renumbered(self, entry: dict[str, Any], reader: _Reader) -> dict[str, Any] | None:
+        """The entry with our numbers; None: Optuna skips it as well, when it reads the journal."""
         if "study_name" in entry:
-            reader.studies.append(self._studies)
-            self._studies += 1
-            name = entry["study_name"]
-            while name in self._names:
-                name += "'"
-            self._names.add(name)
-            return entry | {"study_name": name}
+            return self._created(entry, reader)
         changed = dict(entry)
-        if "study_id" in entry:
-            changed["study_id"] = reader.studies[entry["study_id"]]
+        study = entry.get("study_id")
+        if study is not None:
+            if study not in reader.names:
+                return None
+            changed["study_id"] = reader.studies[study]
         if "trial_id" in entry:
+            if entry["trial_id"] >= len(reader.trials):
+                return None
             changed["trial_id"] = reader.trials[entry["trial_id"]]
-        elif "datetime_start" in entry and "study_id" in entry:
+        elif "datetime_start" in entry and study is not None:
             reader.trials.append(self._trials)
             self._trials += 1
+        if study is not None and entry["op_code"] == _DELETE_STUDY:
+            self._names.discard(reader.names.pop(study))
+            del reader.own[study]
         return changed
+
+    def _created(self, entry: dict[str, Any], reader: _Reader) -> dict[str, Any] | None:
+        name = entry["study_name"]
+        if name in reader.own.values():
+            return None
+        number = len(reader.studies)
+        reader.own[number] = name
+        while name in self._names:
+            name += "'"
+        self._names.add(name)
+        reader.names[number] = name
+        reader.studies.append(self._studies)
+        self._studies += 1
+        return entry | {"study_name": name}
 
 
 class _Reader:
@@ -70,13 +100,23 @@ class _Reader:
 
     def __init__(self, path: Path) -> None:
         self._path, self._offset = path, 0
-        self.studies: list[int] = []
+        self._first = b""  # its first line, which has an id of its writer
+        self.studies: list[int] = []  #: its number of a study -> ours
         self.trials: list[int] = []
+        self.own: dict[int, str] = {}  #: its number of a study that is there -> its name
+        self.names: dict[int, str] = {}  #: the same, as we show it
+
+    def replaced(self) -> bool:
+        """Whether this is another file by now: the study was discarded and begun anew."""
+        with open(self._path, "rb") as file:
+            return bool(self._first) and file.read(len(self._first)) != self._first
 
     def new_entries(self) -> list[dict[str, Any]]:
         with open(self._path, "rb") as file:
             file.seek(self._offset)
             whole, newline, _ = file.read().rpartition(b"\n")
+        if not self._offset:
+            self._first = whole.partition(b"\n")[0]
         self._offset += len(whole) + len(newline)
         return [json.loads(line) for line in whole.splitlines()]
 
@@ -146,6 +186,8 @@ def run_dashboard(settings: Settings, *, port: int, write: bool) -> None:
         JustrightError: optuna-dashboard is not installed, or the port is taken.
         StorageError: the storage refused.
     """
+    if not 0 <= port <= 65535:
+        raise UsageError(f"--port: found {port}, expected a port: 0 to 65535")
     try:
         from optuna_dashboard import wsgi
     except ImportError:

@@ -6,6 +6,7 @@ The file is Optuna's own format (a line of JSON for each operation): stock ``opt
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -16,6 +17,8 @@ from typing import Any
 from optuna.storages.journal import BaseJournalBackend
 
 from justright.errors import StorageError
+
+_ENTRY = b'{"op_code":'  # how every entry begins, ours and Optuna's own
 
 
 class GroupCommitJournal(BaseJournalBackend):
@@ -34,22 +37,26 @@ class GroupCommitJournal(BaseJournalBackend):
         self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(path, "ab")  # noqa: SIM115  held while we live
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115  held while we live
         except OSError as error:
             raise StorageError(
                 f"cannot write the study journal {path}: {error.strerror}. Give another place in "
                 "JUSTRIGHT_STORAGE."
             ) from None
-        self._lock()
-        self._logs = self._load()
+        try:
+            self._lock()
+            self._logs = self._load()
+        except StorageError:
+            self._file.close()
+            raise
         self._committed = self._file.seek(0, os.SEEK_END)
         self._waiting: list[bytes] = []
+        self._broken: StorageError | None = None
 
     def _lock(self) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._file.close()
             raise StorageError(
                 f"another process writes the study journal {self._path}. A journal has one "
                 "writer: stop the other orchestrator or tune, or use another JUSTRIGHT_STORAGE."
@@ -58,20 +65,26 @@ class GroupCommitJournal(BaseJournalBackend):
     def _load(self) -> list[dict[str, Any]]:
         content = self._path.read_bytes()
         whole, newline, torn = content.rpartition(b"\n")
-        if torn:
-            # The last write did not end: it was never acknowledged, so nothing relies on it.
-            os.truncate(self._path, len(whole) + len(newline))
         logs: list[dict[str, Any]] = []
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 entry = json.loads(line)
                 logs.append(entry | {"op_code": int(entry["op_code"])})
             except (ValueError, KeyError, TypeError):
-                raise StorageError(
-                    f"line {number} of {self._path} is not an Optuna journal entry. Is it the "
-                    "right file? If it is damaged, move it away and keep a copy."
-                ) from None
+                raise self._no_journal(number) from None
+        if torn:
+            # The last write did not end: it was never acknowledged, so nothing relies on it. But
+            # what could not have become an entry is somebody's own, and is not ours to cut off.
+            if not (torn.startswith(_ENTRY) or _ENTRY.startswith(torn)):
+                raise self._no_journal(len(logs) + 1)
+            os.truncate(self._path, len(whole) + len(newline))
         return logs
+
+    def _no_journal(self, line: int) -> StorageError:
+        return StorageError(
+            f"line {line} of {self._path} is not an entry of an Optuna journal. Is it the right "
+            "file? If it is damaged, move it away and keep a copy."
+        )
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Accept operations; they are on disk after the next ``commit``."""
@@ -91,26 +104,41 @@ class GroupCommitJournal(BaseJournalBackend):
         Raises:
             StorageError: the disk refused, or somebody else wrote to the file.
         """
+        if self._broken is not None:
+            raise self._broken
         if not self._waiting:
             return
+        try:
+            self._write(b"".join(self._waiting))
+        except StorageError as error:
+            self._broken = error
+            raise
+        self._waiting.clear()
+
+    def _write(self, batch: bytes) -> None:
         if os.fstat(self._file.fileno()).st_size != self._committed:
             raise StorageError(
                 f"another program wrote to the study journal {self._path} while the orchestrator "
                 "runs. Open the dashboard with `justright dashboard`, which only reads."
             )
         try:
-            self._file.write(b"".join(self._waiting))
-            self._file.flush()
+            rest = memoryview(batch)
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
             os.fsync(self._file.fileno())
         except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._committed)
             raise StorageError(
                 f"cannot write the study journal {self._path}: {error.strerror}. Make room, then "
                 "start the orchestrator again; it goes on where it stopped."
             ) from None
-        self._waiting.clear()
-        self._committed = self._file.tell()
+        self._committed += len(batch)
 
     def close(self) -> None:
-        """Commit and give the lock back."""
-        self.commit()
-        self._file.close()
+        """Commit, if nothing has gone wrong before, and give the lock back."""
+        try:
+            if self._broken is None:
+                self.commit()
+        finally:
+            self._file.close()

@@ -65,8 +65,18 @@ class Ledger:
         optuna.delete_study(study_name=name, storage=self.storage)
 
     def create(self, name: str, attributes: dict[str, Any]) -> optuna.Study:
-        """A new study that minimizes the loss."""
-        study = optuna.create_study(storage=self.storage, study_name=name, direction="minimize")
+        """A new study that minimizes the loss.
+
+        Raises:
+            UsageError: the storage has a study of that name, made by somebody else.
+        """
+        try:
+            study = optuna.create_study(storage=self.storage, study_name=name, direction="minimize")
+        except optuna.exceptions.DuplicatedStudyError:
+            raise UsageError(
+                f"the study storage has a study {name} that was not made by justright. It is left "
+                "as it is: choose another --name."
+            ) from None
         for key, value in attributes.items():
             study.set_user_attr(key, value)
         return study
@@ -95,6 +105,12 @@ def open_database(url: str) -> optuna.storages.RDBStorage:
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
     shown = without_password(url)
+    if url.partition("?")[0].count("@") > 1:
+        # SQLAlchemy would take what follows the first one for the host, and name it in its errors.
+        raise UsageError(
+            f"the storage {shown} has more than one @: write one that belongs to the password as "
+            "%40 (and likewise : as %3A, / as %2F)."
+        )
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except (ArgumentError, NoSuchModuleError):
@@ -103,8 +119,10 @@ def open_database(url: str) -> optuna.storages.RDBStorage:
             "SQLAlchemy URL such as postgresql+psycopg://USER:PASSWORD@HOST/NAME."
         ) from None
     except ImportError as error:
+        package = getattr(error.__cause__, "name", None) or "of its database"
         raise StorageError(
-            f"the storage {shown} needs the Python package {error.name}. For PostgreSQL: "
+            f"the storage {shown} needs the Python package {package}, which is not installed here. "
+            "For PostgreSQL write postgresql+psycopg://..., after "
             "pip install 'justright[postgres]'."
         ) from None
     except SQLAlchemyError as error:

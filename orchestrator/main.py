@@ -11,6 +11,7 @@ import time
 import uuid
 
 from justright.broker import Broker, RedisBroker, connect
+from justright.processes import end_within
 from justright.settings import Settings
 from orchestrator.ledger import Ledger, open_ledger
 from orchestrator.reconcile import Reconciler
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _LEAD = 10.0  # seconds that a silent leader keeps a standby waiting
 _STANDBY = 0.5
+_GRACE = 8.0  # seconds from SIGTERM to the end, should Redis or the storage be away
 
 
 def run_orchestrator(settings: Settings) -> int:
@@ -32,8 +34,13 @@ def run_orchestrator(settings: Settings) -> int:
     connect(url, patient=False).close()
     broker = RedisBroker(connect(url, patient=True))
     stop = threading.Event()
+
+    def end(*_: object) -> None:
+        stop.set()
+        end_within(_GRACE)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, end)
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     try:
         while not stop.is_set():

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from justright.broker import Broker
-from justright.errors import JustrightError
+from justright.errors import JustrightError, UsageError
 from justright.lifecycle import StudyState, TrialState
 from justright.messages import (
     Cancel,
@@ -35,7 +35,7 @@ from justright.messages import (
     WorkerInfo,
 )
 from justright.settings import Settings
-from justright.spec import differences
+from justright.spec import another_study, differences
 from orchestrator import ledger
 from orchestrator.ledger import Ledger
 from orchestrator.study_run import StudyRun
@@ -129,22 +129,24 @@ class Reconciler:
         spec = message.spec
         run = self._runs.get(spec.name)
         if run is None:
-            study = self._ledger.create(
-                spec.name,
-                {
-                    ledger.SPEC: spec.model_dump(mode="json"),
-                    ledger.STATE: StudyState.INSPECTING,
-                    ledger.SUBMISSION: message.id,
-                },
-            )
+            attributes = {
+                ledger.SPEC: spec.model_dump(mode="json"),
+                ledger.STATE: StudyState.INSPECTING,
+                ledger.SUBMISSION: message.id,
+            }
+            try:
+                study = self._ledger.create(spec.name, attributes)
+            except UsageError as error:
+                self._outbox.failed.append(_not_taken(message, error))
+                return
             self._runs[spec.name] = StudyRun(
                 study, self._ledger.storage, self._attempts, self._clock
             )
             log.info("study %s: %s", spec.name, spec.task.label)
             return
         differing = differences(run.spec, spec)
-        if differing:  # clients check this as well, and tell their user
-            log.warning("study %s exists with another %s", spec.name, ", ".join(differing))
+        if differing:  # clients look as well, at a snapshot that may be old
+            run.refuse(message.id, another_study(spec.name, differing))
             return
         run.resubmit(message.id, spec)
 
@@ -271,6 +273,20 @@ def _apply_to(run: StudyRun, event: Event) -> None:
             run.on_inspection(event)
         case Space():
             run.on_space(event)
+
+
+def _not_taken(message: Submit, error: UsageError) -> Snapshot:
+    """What the client of a submission sees that became no study."""
+    return Snapshot(
+        study=message.spec.name,
+        submission=message.id,
+        spec=message.spec,
+        state=StudyState.FAILED,
+        task=message.spec.task.label,
+        total=0,
+        horizon=None,
+        failure=Failure(kind=FailureKind.USAGE, message=str(error)),
+    )
 
 
 def _new_id() -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Container, Sequence
 from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -21,7 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from justright.errors import StorageError
 from justright.spec import KNOWN_GOOD_LR, StudySpec
 from orchestrator import ledger
-from orchestrator.zoom import HopelessPruner, ZoomSampler
+from orchestrator.zoom import RESOLUTION, HopelessPruner, ZoomSampler
 
 SCHEDULES = ("constant", "linear", "cosine", "step", "onecycle")
 
@@ -47,8 +49,13 @@ def start_rates(spec: StudySpec, lr_range: tuple[float, float]) -> list[float]:
     if spec.sampler == "auto":
         ratio = math.log(high / low)
         spread = max(2, min(7, spec.trials // 3))
-        rates += [low * math.exp(ratio * _van_der_corput(i)) for i in range(1, spread + 1)]
+        points = (low * math.exp(ratio * _van_der_corput(i)) for i in range(1, spread + 1))
+        rates += [rate for rate in points if not _is_tried(rate, rates)]
     return rates[: spec.trials]
+
+
+def _is_tried(rate: float, tried: Sequence[float]) -> bool:
+    return any(abs(math.log10(rate / other)) < RESOLUTION for other in tried)
 
 
 def _van_der_corput(index: int) -> float:
@@ -87,7 +94,11 @@ def make_sampler(spec: StudySpec, space: Distributions, asked: int) -> BaseSampl
         case "qmc":
             _need("scipy", "orchestrator")
             # Its place in the sequence is stored in the study, so the seed must stay the same.
-            return optuna.samplers.QMCSampler(seed=spec.seed, warn_independent_sampling=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return optuna.samplers.QMCSampler(
+                    seed=spec.seed, scramble=True, warn_independent_sampling=False
+                )
         case "grid":
             return EndlessGrid(_grid(spec, space, starts), seed=spec.seed)
 
@@ -134,7 +145,14 @@ def make_pruner(spec: StudySpec, horizon: int | None) -> BasePruner:
 
 
 class EndlessGrid(optuna.samplers.GridSampler):
-    """Optuna's grid without its call of ``Study.stop``, which only works inside ``optimize``."""
+    """Optuna's grid without its call of ``Study.stop``, which only works inside ``optimize``.
+
+    A trial that was enqueued with some of its parameters gets the others at random.
+    """
+
+    def __init__(self, search_space: dict[str, list[Any]], seed: int) -> None:
+        super().__init__(search_space, seed)
+        self._free = optuna.samplers.RandomSampler(seed=seed)
 
     def after_trial(
         self,
@@ -145,15 +163,26 @@ class EndlessGrid(optuna.samplers.GridSampler):
     ) -> None:
         return None
 
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        if "grid_id" not in trial.system_attrs:
+            return self._free.sample_independent(study, trial, param_name, param_distribution)
+        return super().sample_independent(study, trial, param_name, param_distribution)
+
 
 class LearnsFromAll(BaseSampler):
     """Lets a sampler learn from every finished trial.
 
     In Optuna a trial that was pruned carries its last loss as its value, a diverged one perhaps
-    none at all; TPE ranks the pruned by how long they ran, GP leaves them out and proposes the
-    same hopeless rate again and again. Here a diverged trial counts as complete with a finite
-    value worse than all others and, for samplers that ignore pruned trials, a pruned one counts
-    as complete with its last loss.
+    none at all. TPE ranks the pruned by how long they ran, which speaks for a rate that blew up
+    late: here a diverged one has no losses, which TPE ranks behind all others. GP leaves the
+    pruned out and proposes the same hopeless rate again and again: here they count as complete
+    with their last loss, and diverged ones with a finite value worse than all others.
     """
 
     def __init__(self, inner: BaseSampler, uses_pruned: bool) -> None:
@@ -225,10 +254,12 @@ class _Lesson:
     def _taught(self, trial: FrozenTrial, worst: float) -> FrozenTrial:
         if trial.state != TrialState.PRUNED:
             return trial
-        if ledger.DIVERGED in trial.user_attrs:
-            return _as_complete(trial, worst)
+        diverged = ledger.DIVERGED in trial.user_attrs
         if self._uses_pruned:
-            return trial
+            # TPE ranks the pruned by their last step, and those without any behind all others.
+            return _without_losses(trial) if diverged else trial
+        if diverged:
+            return _as_complete(trial, worst)
         last = _last_loss(trial)
         return _as_complete(trial, worst if last is None else min(last, worst))
 
@@ -237,6 +268,12 @@ def _as_complete(trial: FrozenTrial, value: float) -> FrozenTrial:
     changed = copy.copy(trial)
     changed.state = TrialState.COMPLETE
     changed.value = value
+    return changed
+
+
+def _without_losses(trial: FrozenTrial) -> FrozenTrial:
+    changed = copy.copy(trial)
+    changed.intermediate_values = {}
     return changed
 
 

@@ -39,6 +39,7 @@ from orchestrator.trial_record import TrialRecord, from_ledger, from_proposal
 log = logging.getLogger(__name__)
 
 _HOPELESS = 3  # trials that fail in the user's code, none succeeding, until the study gives up
+_REFUSED = 8  # refused submissions that are remembered
 _NOTE_VERSION = "dashboard:note_ver"  # optuna-dashboard's names for a study's note
 _NOTE_PART = "dashboard:note_str:"
 _NOTE_SIZE = 2045  # its limit for one part
@@ -75,6 +76,7 @@ class StudyRun:
         self._since: float | None = None  #: Clock at which ``_spent`` was right; None: at rest.
         self.answer: Answer | None = None
         self.decisions: dict[int, Decision] = {}  #: Made and not yet sent.
+        self.refused: dict[str, str] = {}
         self.trials: dict[int, TrialRecord] = {}
         self._to_judge: set[int] = set()
         self._policy: Policy | None = None
@@ -379,6 +381,13 @@ class StudyRun:
         self.stop_all("the study failed")
         self.finish(StudyState.FAILED, "failed")
 
+    def refuse(self, submission: str, why: str) -> None:
+        """Tell a client that its submission was not taken. Kept for a while, in memory only."""
+        self.refused[submission] = why
+        while len(self.refused) > _REFUSED:
+            del self.refused[next(iter(self.refused))]
+        self.changed = True
+
     def resubmit(self, submission: str, spec: StudySpec) -> None:
         """Go on under new stop rules: more trials, another timeout. Same rules: as it is."""
         self.submission = submission
@@ -437,6 +446,7 @@ class StudyRun:
             answer=self.answer or self.current_answer(),
             failure=self.failure,
             note=note,
+            refused=self.refused,
             seconds=self.elapsed(),
         )
 

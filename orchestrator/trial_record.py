@@ -39,7 +39,6 @@ class TrialRecord:
     attempt: int = 1
     lost: int = 0  #: Attempts that were lost; those that a worker gave back do not count.
     job: str = ""
-    step: int = 0  #: The highest reported step.
     loss: float | None = None
     best: float | None = None
     losses: deque[float | None] = field(default_factory=lambda: deque(maxlen=_SPARK))
@@ -61,11 +60,16 @@ class TrialRecord:
         if step in self.steps:
             return False
         self.steps.add(step)
-        self.step, self.loss = max(step, self.step), loss
+        self.loss = loss
         self.losses.append(loss)
         if loss is not None:
             self.best = loss if self.best is None else min(self.best, loss)
         return True
+
+    @property
+    def step(self) -> int:
+        """Steps with a report. An objective may count them from 0, or leave some out."""
+        return len(self.steps)
 
     def begin_again(self) -> None:
         """The next attempt, without a job yet."""

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator import ledger
 
-_RESOLUTION = 0.06  # decades; closer rates differ by less than a change of seed
+RESOLUTION = 0.06  # decades; closer rates differ by less than a change of seed
 _NEAR = 0.3  # decades around the best in which to go on when all gaps are that fine
 _HOPE = 2.0  # times the leader's further progress that a trial is thought capable of
 _FIRST_LOOK = 0.1  # share of the horizon before which nothing is given up
@@ -62,8 +62,9 @@ class ZoomSampler(BaseSampler):
         for good in complete:
             middle = _halve(math.log10(good.params[param_name]), tried)
             if middle is not None:
-                return float(10**middle)
-        return float(10 ** self._anywhere(complete, others, param_name, (low, high)))
+                return _within(param_distribution, middle)
+        decades = self._anywhere(complete, others, param_name, (low, high))
+        return _within(param_distribution, decades)
 
     def _anywhere(
         self,
@@ -83,6 +84,11 @@ class ZoomSampler(BaseSampler):
         return float(self._random.uniform(low, high)) if high > low else low
 
 
+def _within(distribution: FloatDistribution, decades: float) -> float:
+    """The rate of so many decades; at the ends its last bit may lie outside of the range."""
+    return min(max(float(10**decades), distribution.low), distribution.high)
+
+
 def _halve(rate: float, tried: Sequence[float]) -> float | None:
     """The middle of the wider gap beside ``rate``, the hotter one of equals; None if both are
     fine enough. All in decades."""
@@ -92,7 +98,7 @@ def _halve(rate: float, tried: Sequence[float]) -> float | None:
         width, middle = hotter - rate, (hotter + rate) / 2
     else:
         width, middle = rate - colder, (colder + rate) / 2
-    return middle if width >= _RESOLUTION else None
+    return middle if width >= RESOLUTION else None
 
 
 class HopelessPruner(BasePruner):

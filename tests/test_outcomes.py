@@ -136,6 +136,7 @@ def test_a_study_file_with_a_pool_of_its_own(tmp_path: Path) -> None:
 
 OBJECTIVE = """
 import math
+import time
 
 import optuna
 
@@ -143,6 +144,7 @@ import optuna
 def objective(trial):
     lr = trial.suggest_float("lr", 1e-5, 1e-1, log=True)
     for step in range(9):
+        time.sleep(0.03)  # as training would take
         loss = 0.1 * (math.log10(lr) + 3) ** 2 + 1 / (step + 1)
         trial.report(loss, step)
         if trial.should_prune():
@@ -160,7 +162,10 @@ def test_an_optuna_objective_works_unchanged(tmp_path: Path) -> None:
     study.optimize(names["objective"], n_trials=5)
     assert len(study.trials) == 5, "this is an objective that Optuna itself runs"
 
-    done = justright("tune", f"{path}:objective", "--trials", "14", "--pruner", "median", "--json")
+    done = justright(
+        "tune", f"{path}:objective", "--trials", "14", "--sampler", "random",
+        "--pruner", "median", "--json",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     answer = answer_of(done)
     assert answer["reason"] == "trials"
@@ -190,7 +195,7 @@ for epoch in range(1, 4):
 def test_any_command_works(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(TRAIN)
     done = justright(
-        "tune", "--trials", "8", "--pruner", "none", "--json", "--",
+        "tune", "--trials", "8", "--sampler", "grid", "--pruner", "none", "--json", "--",
         sys.executable, f"{tmp_path}/train.py", "--lr", "{lr}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -111,6 +111,7 @@ def test_stale_repeated_and_late_messages_change_nothing(tmp_path: Path) -> None
     house.submit(pruner="none")
     while not (told_any(house) and told(house) and told(house)[0].intermediate_values):
         house.turn()
+    house.turn(workers=False)  # the step that was on its way
     before = dict(told(house)[0].intermediate_values)
     base: dict[str, Any] = {"study": "s", "trial": 0}
     house.broker.exchange(
@@ -192,8 +193,11 @@ def test_trials_that_a_worker_gives_back_do_not_use_up_attempts(tmp_path: Path) 
 def test_a_job_that_vanished_from_the_queue_is_sent_again(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.submit(trials=3)
-    while not house.broker.queues.get("default") or not told_any(house) or not told(house):
-        house.turn(workers=len(told(house)) == 0 if told_any(house) else True)
+    house.turn(workers=False)
+    while not (told_any(house) and told(house)):
+        house.workers[0].step()
+        house.turn(workers=False)
+    assert house.broker.queues["default"], "asked, sent out, and not taken yet"
     house.broker.queues["default"].clear()  # as a Redis restarted without its data
     snapshot = house.run()
     check(house, snapshot, 3)

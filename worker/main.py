@@ -65,6 +65,8 @@ def run_workers(
     chosen = choose_gpus(gpus)
     if lanes != "auto" and not (lanes.isdigit() and int(lanes) > 0):
         raise UsageError(f"--lanes: found {lanes!r}, expected auto or a positive whole number")
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads: found {threads}, expected a positive whole number")
     if len(chosen) > 1:
         return _run_fleet(chosen, lanes, pool, allow_commands)
     environment = {"CUDA_VISIBLE_DEVICES": chosen[0] if chosen else ""}

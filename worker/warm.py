@@ -40,6 +40,7 @@ from justright.messages import (
     WorkerInfo,
     decode_as,
 )
+from justright.processes import end_within
 from justright.queue import TrainingJob
 from worker.child import RECYCLE
 
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 _LOOK = 0.2  # seconds between looks at a running child
 _RQ_HEARTBEAT = 15.0
+_GRACE = 8.0  # seconds from SIGTERM to the end, should Redis be away
 _START_PATIENCE = 300.0  # seconds for a child to import torch
 
 
@@ -195,6 +197,10 @@ class WarmWorker(Worker):
 
     def unsubscribe(self) -> None:
         return None
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+        end_within(_GRACE)
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
         """A second signal: the first one is already as quick as it can be."""

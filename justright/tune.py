@@ -1,0 +1,98 @@
+"""``tune``: one study on this machine, from its first process to its answer."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from justright.client import follow, refuse_if_another, submit
+from justright.local import LocalService, LocalStudy
+from justright.messages import Snapshot, decode_as
+from justright.settings import load_settings
+from justright.spec import StudySpec
+from justright.view import make_view
+
+_REMEMBER_EVERY = 1.0  # seconds; what ``status`` and ``best`` know after a kill -9
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal asked us to end, as a scheduler does, or a terminal that is closed."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
+
+
+def run(spec: StudySpec, *, gpus: Sequence[str], workers: int | None, quiet: bool) -> Snapshot:
+    """Start everything that the study needs, follow it to its end, and end everything.
+
+    Interrupted in any way, a study of which something was trained is kept: the same call goes on.
+
+    Raises:
+        UsageError: there is another study of that name, or a ``tune`` that works on it.
+        JustrightError: a part of the service ended or could not start.
+    """
+    settings = load_settings()
+    study = LocalStudy(settings, spec.name)
+    refuse_if_another(_recall(study), spec)
+    study.open()
+    service = LocalService(study, settings)
+    _raise_on_signals()
+    try:
+        service.start(gpus, workers, spec.pool)
+        snapshot = _follow(service, study, spec, quiet)
+    except KeyboardInterrupt:
+        _end(service, study)
+        if study.has_trials():
+            sys.stderr.write(f"\nstopped; the same command with --name {spec.name} goes on\n")
+        raise
+    except BaseException:
+        _end(service, study)
+        raise
+    _end(service, study)
+    return snapshot
+
+
+def _recall(study: LocalStudy) -> Snapshot | None:
+    kept = study.recall()
+    return None if kept is None else decode_as(Snapshot, kept)
+
+
+def _follow(service: LocalService, study: LocalStudy, spec: StudySpec, quiet: bool) -> Snapshot:
+    broker = service.broker()
+    remembered = time.monotonic()
+    with make_view(quiet) as view:
+
+        def show(snapshot: Snapshot) -> None:
+            nonlocal remembered
+            view.show(snapshot)
+            if snapshot.trials and time.monotonic() - remembered > _REMEMBER_EVERY:
+                remembered = time.monotonic()
+                study.remember(snapshot)
+
+        submission = submit(broker, spec)
+        return follow(broker, spec.name, submission=submission, show=show, check=service.check)
+
+
+def _end(service: LocalService, study: LocalStudy) -> None:
+    """End all processes, and keep the study unless nothing was trained."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # once is enough, and it does not take long
+    last = service.stop()
+    if study.has_trials():
+        if last is not None:
+            study.remember(last)
+    else:
+        study.discard()
+
+
+def _raise_on_signals() -> None:
+    def terminate(number: int, _frame: FrameType | None) -> None:
+        raise Terminated(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(number, terminate)
