@@ -52,6 +52,8 @@ LEADER = PREFIX + "leader"
 
 DECISIONS_KEPT = 7 * 24 * 3600  #: seconds; longer than any epoch, so that every trial hears it
 
+AT_MOST = 5000  #: Messages that an orchestrator receives at once.
+
 JobPlace = Literal["queued", "leased", "missing"]
 
 
@@ -103,10 +105,10 @@ class Broker(ABC):
     # -- orchestrator -----------------------------------------------------------------------
 
     @abstractmethod
-    def receive(self, wait: float, at_most: int = 5000) -> list[Command | Event]:
+    def receive(self, wait: float, at_most: int = AT_MOST) -> list[Command | Event]:
         """Commands and events not seen before, waiting up to ``wait`` seconds for the first.
 
-        What cannot be decoded is logged and left out.
+        Fewer than ``at_most``: there were no more. What cannot be decoded is logged and left out.
         """
 
     @abstractmethod
@@ -155,7 +157,11 @@ class Broker(ABC):
 
     @abstractmethod
     def leave(self, worker: WorkerInfo) -> None:
-        """The worker goes; its lease ends with it."""
+        """The worker goes, and with it the lease of the job that it has not ended, if any.
+
+        Leases of jobs that it has ended expire by themselves, so that what it reported at their
+        end is read before anybody misses them.
+        """
 
 
 # Become or stay leader in one step: the key is free, or it is ours.
@@ -252,7 +258,7 @@ class RedisBroker(Broker):
         raw = self._redis.get(LEADER)
         return None if raw is None else raw.decode()
 
-    def receive(self, wait: float, at_most: int = 5000) -> list[Command | Event]:
+    def receive(self, wait: float, at_most: int = AT_MOST) -> list[Command | Event]:
         block = max(1, int(wait * 1000))
         answer = self._redis.xread(self._seen, count=at_most, block=block)
         messages: list[Command | Event] = []
@@ -321,11 +327,15 @@ class RedisBroker(Broker):
                 pipe.hmget(decisions_key(study), [str(trial) for trial in trials])
             answers = pipe.execute()
         found = answers[-1] if trials else []
-        return {
-            trial: decode_as(Decision, raw)
-            for trial, raw in zip(trials, found, strict=True)
-            if raw is not None
-        }
+        decisions: dict[int, Decision] = {}
+        for trial, raw in zip(trials, found, strict=True):
+            if raw is None:
+                continue
+            try:
+                decisions[trial] = decode_as(Decision, raw)
+            except MessageError as error:
+                log.warning("ignored a decision on trial %d: %s", trial, error)
+        return decisions
 
     def beat(self, worker: WorkerInfo, lease: float) -> None:
         milliseconds = int(lease * 1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from justright.broker import Broker, JobPlace
+from justright.broker import AT_MOST, Broker, JobPlace
 from justright.messages import (
     Command,
     Decision,
@@ -49,7 +49,7 @@ class MemoryBroker(Broker):
             return None
         return self._leader[0]
 
-    def receive(self, wait: float, at_most: int = 5000) -> list[Command | Event]:
+    def receive(self, wait: float, at_most: int = AT_MOST) -> list[Command | Event]:
         taken, self._inbox = self._inbox[:at_most], self._inbox[at_most:]
         self._unacknowledged.extend(taken)
         return taken

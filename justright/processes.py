@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 
 _PR_SET_PDEATHSIG = 1
+# Found here: between fork and exec, where it is used, no library may be looked for.
+_PRCTL = cast(Any, ctypes.CDLL(None)).prctl if sys.platform == "linux" else None
 
 
 def die_with_parent(number: signal.Signals) -> None:
@@ -20,9 +22,8 @@ def die_with_parent(number: signal.Signals) -> None:
 
     Linux only; elsewhere a parent that is killed outright leaves its children to themselves.
     """
-    if sys.platform == "linux":
-        prctl = cast(Any, ctypes.CDLL(None, use_errno=True)).prctl
-        prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def start(
@@ -74,6 +75,14 @@ def end_within(seconds: float) -> None:
     timer = threading.Timer(seconds, os._exit, args=(1,))
     timer.daemon = True
     timer.start()
+
+
+def how_it_ended(code: int) -> str:
+    """A return code of ``subprocess``, for people."""
+    if code >= 0:
+        return f"exit code {code}"
+    known = {number.value: number.name for number in signal.Signals}
+    return f"signal {known.get(-code, -code)}"
 
 
 def last_lines(log: Path, count: int = 12) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from justright.errors import UsageError
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 OptimizerName = Literal["sgd", "adam", "adamw"]
 ScheduleName = Literal["constant", "linear", "cosine", "step", "onecycle", "search"]
 OptimizerFactory = Callable[[Iterable["torch.nn.Parameter"], float], "torch.optim.Optimizer"]
+
+
+def _is_method(attribute: Any) -> bool:
+    kinds = (staticmethod, classmethod, property)
+    return inspect.isroutine(attribute) or isinstance(attribute, kinds)
 
 
 class Task:
@@ -40,8 +46,11 @@ class Task:
     divergence_factor: float = 100.0
 
     def __init__(self, **arguments: Any) -> None:
+        self._configure(arguments)
+
+    def _configure(self, arguments: Mapping[str, Any]) -> None:
         for name, value in arguments.items():
-            if name.startswith("_") or not hasattr(type(self), name):
+            if name not in self._settings():
                 raise UsageError(
                     f"{type(self).__name__} has no setting {name!r}. It has: "
                     f"{', '.join(self._settings())}. Add a class attribute to make one."
@@ -54,7 +63,7 @@ class Task:
             name
             for name in dir(cls)
             if not name.startswith("_")
-            and (name == "optimizer" or not callable(getattr(cls, name)))
+            and (name == "optimizer" or not _is_method(inspect.getattr_static(cls, name)))
         )
 
     def model(self) -> torch.nn.Module:

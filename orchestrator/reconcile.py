@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from justright.broker import Broker
+from justright.broker import AT_MOST, Broker
 from justright.errors import JustrightError, UsageError
 from justright.lifecycle import StudyState, TrialState
 from justright.messages import (
@@ -89,7 +89,7 @@ class Reconciler:
             self._apply(message)
         for run in self._active():
             run.judge()
-        self._refresh(now)
+        self._refresh(now, backlog=len(messages) >= AT_MOST)
         for run in self._active():
             self._end_if_due(run)
         self._dispatch()
@@ -152,12 +152,15 @@ class Reconciler:
 
     # -- what has gone wrong elsewhere ------------------------------------------------------------
 
-    def _refresh(self, now: float) -> None:
-        """Look at workers and jobs, each as often as it needs."""
+    def _refresh(self, now: float, backlog: bool) -> None:
+        """Look at workers and jobs, each as often as it needs.
+
+        ``backlog``: there is more to read, perhaps the end of a job that would seem lost.
+        """
         if now >= self._look_at_workers:
             self._look_at_workers = now + _WORKERS_EVERY
             self._workers = self._broker.workers()
-        if now >= self._look_at_places:
+        if now >= self._look_at_places and not backlog:
             self._look_at_places = now + _PLACES_EVERY
             for run in self._active():
                 self._recover(run, now)

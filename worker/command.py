@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 from collections import deque
 from dataclasses import dataclass
 
 from justright.errors import TaskError
 from justright.messages import Outcome, OutcomeKind, Report, TrialWork
+from justright.processes import die_with_parent, how_it_ended
 from worker.channel import Channel
 
 DEFAULT_METRICS = ("val_loss", "validation_loss", "valid_loss", "test_loss", "loss")
@@ -33,12 +36,18 @@ class MetricReader:
         for name in (self.name,) if self.name else DEFAULT_METRICS:
             value = _from_json(line, name)
             if value is None:
-                found = re.search(rf"(?<![\w.]){re.escape(name)}\s*[:=]?\s*{_NUMBER}", line, re.I)
+                found = re.search(_pattern(name), line, re.I)
                 value = float(found.group(1)) if found else None
             if value is not None:
                 self.name = name
                 return value
         return None
+
+
+def _pattern(name: str) -> str:
+    """The name as a word, a separator, and a number that no word goes on from."""
+    separator = r"(?:[\"']?\s*[:=]\s*|\s+)"
+    return rf"(?<![\w.]){re.escape(name)}{separator}{_NUMBER}(?!\.?\w)"
 
 
 def _from_json(line: str, name: str) -> float | None:
@@ -48,7 +57,12 @@ def _from_json(line: str, name: str) -> float | None:
         found = json.loads(line).get(name)
     except (ValueError, AttributeError):
         return None
-    return float(found) if isinstance(found, (int, float)) else None
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        return None
+    try:
+        return float(found)
+    except OverflowError:  # a whole number of more than 308 digits
+        return math.inf
 
 
 def fill_in(command: tuple[str, ...], work: TrialWork, epochs: int | None) -> list[str]:
@@ -90,6 +104,8 @@ def run_command(
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            process_group=0,  # so that all it has started can be ended with it
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )
     except OSError as error:
         raise TaskError(f"cannot run {arguments[0]!r}: {error.strerror}.") from None
@@ -117,7 +133,7 @@ def run_command(
             elif decision is not None:
                 outcome = (OutcomeKind.STOPPED, decision.reason)
             if outcome is not None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
     if outcome is None:
         _check_end(process.returncode, step, metric, "".join(tail))
         outcome = (OutcomeKind.COMPLETE, "")
@@ -134,7 +150,7 @@ def run_command(
 
 def _check_end(code: int, step: int, metric: str | None, tail: str) -> None:
     if code != 0:
-        raise TaskError(f"the program ended with exit code {code}. Its last output:\n{tail}")
+        raise TaskError(f"the program ended with {how_it_ended(code)}. Its last output:\n{tail}")
     if step == 0:
         wanted = metric or " or ".join(DEFAULT_METRICS)
         raise TaskError(

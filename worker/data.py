@@ -61,6 +61,8 @@ class LoaderBatches:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
+        for generator in _generators(self._loader):
+            generator.manual_seed(int(torch.randint(2**62, ())))
         for batch in self._loader:
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise TaskError(
@@ -81,9 +83,27 @@ def as_batches(
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         data = data.tensors
     if isinstance(data, DataLoader):
+        try:
+            count = len(data)
+        except TypeError:
+            count = 0
+        if count == 0:
+            raise TaskError(f"{what}() returned a DataLoader of no batches or of no known length.")
         return LoaderBatches(data, device)
     if isinstance(data, Dataset):
-        loader: DataLoader[Any] = DataLoader(data, batch_size=batch_size, shuffle=shuffle)
+        try:
+            count = len(data)  # type: ignore[arg-type]
+        except TypeError:
+            raise TaskError(
+                f"{what}() returned a {_describe(data)} without a length, expected one with "
+                "__len__ and __getitem__."
+            ) from None
+        if count == 0:
+            raise TaskError(f"{what}() returned an empty {_describe(data)}.")
+        lonely = shuffle and count > batch_size > 1 and count % batch_size == 1
+        loader: DataLoader[Any] = DataLoader(
+            data, batch_size=batch_size, shuffle=shuffle, drop_last=lonely
+        )
         return LoaderBatches(loader, device)
     if isinstance(data, (tuple, list)) and len(data) == 2:
         inputs, targets = (_tensor(part) for part in data)
@@ -102,8 +122,18 @@ def as_batches(
 
 def _tensor(part: Any) -> torch.Tensor | None:
     if isinstance(part, np.ndarray):
-        return torch.from_numpy(part)
-    return part if isinstance(part, torch.Tensor) else None
+        try:
+            part = torch.from_numpy(np.ascontiguousarray(part))
+        except TypeError:  # strings, objects
+            return None
+    return part if isinstance(part, torch.Tensor) and part.ndim > 0 else None
+
+
+def _generators(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """The generators that a loader keeps for itself: torch's seed does not reach them."""
+    places = (loader, loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    found = (getattr(place, "generator", None) for place in places)
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 
 def _describe(data: Any) -> str:
@@ -118,6 +148,8 @@ def _move(value: Any, device: torch.device) -> Any:
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
         return {key: _move(item, device) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_move(item, device) for item in value))
     if isinstance(value, (tuple, list)):
         return type(value)(_move(item, device) for item in value)
     return value

@@ -76,6 +76,7 @@ class JobRunner:
             else:
                 self._channel.send(self._inspect(job))
         finally:
+            self._sources.remember()  # what was imported on the way
             self._channel.flush()
             self._channel.watch("", ())
 
@@ -87,8 +88,10 @@ class JobRunner:
                 raise RefusedJob(
                     "this worker runs no command lines; start it with --allow-commands to let it."
                 )
-            found = load(job.task)
-            self._sources.remember()
+            try:
+                found = load(job.task)
+            finally:
+                self._sources.remember()
             if isinstance(found, Task):
                 self._device = self._device or pick_device()
                 self._loaded = _Loaded(key, TaskTrainer(found, self._device, job.epochs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -61,7 +62,9 @@ def load(ref: TaskRef) -> Loaded:
     if isinstance(found, type) and issubclass(found, Task):
         return user_code(lambda: _construct(found, ref.arguments))
     if isinstance(found, Task):
-        return found
+        instance = copy.copy(found)
+        instance._configure(ref.arguments)
+        return instance
     if inspect.isfunction(found) or (callable(found) and not isinstance(found, type)):
         return Objective(found, dict(ref.arguments))
     raise TaskError(
@@ -155,7 +158,7 @@ def user_code(call: Callable[[], T], doing: str = "") -> T:
         return call()
     except JustrightError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if doing and not any(
             _is_users(f.filename) for f in traceback.extract_tb(error.__traceback__)
         ):
@@ -171,7 +174,9 @@ def trimmed_traceback(error: BaseException) -> str:
     """The traceback with only the user's frames: neither ours, nor a library's, nor Python's."""
     frames = traceback.extract_tb(error.__traceback__)
     mine = [frame for frame in frames if _is_users(frame.filename)]
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(mine or frames)]
+    if not mine and not isinstance(error, SyntaxError):  # which names its place itself
+        mine = list(frames)
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(mine)]
     lines += traceback.format_exception_only(error)
     return "".join(lines).rstrip()
 

@@ -29,6 +29,7 @@ class ObjectiveTrial:
     arguments: dict[str, Any]
     channel: Channel
     lr: float = 0.0  #: The rate that was handed out; 0 before it was asked for.
+    lr_name: str = ""  #: The name under which it was asked for.
     last_step: int = 0
     lowest: float | None = None
     user_attrs: dict[str, Any] = field(default_factory=dict)
@@ -46,9 +47,14 @@ class ObjectiveTrial:
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
         """The job's rate for the learning rate, and values from --set for all else."""
-        is_lr = name in LR_NAMES or (log and not self.lr and name not in self.arguments)
+        is_lr = name in (*LR_NAMES, self.lr_name) or (
+            log and not self.lr and name not in self.arguments
+        )
         if not is_lr:
             return float(self._fixed(name))
+        if self.lr_name not in ("", name):
+            self._fixed(self.lr_name)  # it was taken for the rate, which comes only now
+        self.lr_name = name
         if not 0 < low < high:
             raise TaskError(
                 f"the objective asked for {name!r} from {low:g} to {high:g}, expected "
@@ -134,10 +140,12 @@ def run_objective(objective: Objective, study: str, work: TrialWork, channel: Ch
         decision = channel.decision(work.number, work.attempt)
         reason = decision.reason if decision else "the objective raised TrialPruned"
         return ended(OutcomeKind.STOPPED, reason=reason)
-    if not isinstance(value, (int, float)):
+    try:
+        value = float(value)  # as Optuna does: NumPy's numbers and one-element tensors are some
+    except (TypeError, ValueError, RuntimeError):
         raise TaskError(
             f"the objective returned a {type(value).__name__}, expected a number: the loss."
-        )
+        ) from None
     if not trial.lr:
         raise TaskError(
             'the objective never asked for its learning rate: it needs trial.suggest_float("lr", '

@@ -85,13 +85,16 @@ class TaskTrainer:
         """Whether one batch is little work. Counted, not timed: the choice of threads changes
         the last digits of a sum, so it must be the same each time."""
         trial = self.start(TrialWork(number=0, lr=1e-8, seed=0, attempt=1))
-        inputs, _ = next(iter(self._train))
+        inputs, _ = self._first_batch()
         try:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 trial.model(inputs)
         except Exception:
             return False  # the same fault is told by ``inspect``, in the user's words
         return float(counter.get_total_flops()) < _SMALL
+
+    def _first_batch(self) -> tuple[Any, Any]:
+        return user_code(lambda: next(iter(self._train)), "the first batch of train_data()")
 
     def _batches(self, data: Callable[[], Any], what: str, shuffle: bool) -> Batches:
         size = self.task.batch_size
@@ -117,6 +120,8 @@ class TaskTrainer:
         optimizer = self._optimizer(model, work.lr)
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         chosen = str(work.params.get("schedule", self.task.schedule))
+        if chosen == "search":  # a look at the task, not a trial of the study
+            chosen = "constant"
         return TrialTraining(work, model, optimizer, rates, schedule(chosen))
 
     def train_epoch(self, trial: TrialTraining) -> EpochResult:
@@ -187,6 +192,8 @@ class TaskTrainer:
     def _optimizer(self, model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
         choice = self.task.optimizer
         parameters = [p for p in model.parameters() if p.requires_grad]
+        if not parameters:
+            raise TaskError("model() has no parameter that can be trained.")
         if choice == "sgd":
             return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
         if choice == "adam":
@@ -219,7 +226,7 @@ class TaskTrainer:
             schedule(self.task.schedule)
         trial = self.start(TrialWork(number=0, lr=1e-8, seed=seed, attempt=1))
         trial.model.train()
-        inputs, targets = next(iter(self._train))
+        inputs, targets = self._first_batch()
         given = f"inputs of {_shape(inputs)} and targets of {_shape(targets)}"
         output = user_code(
             lambda: trial.model(inputs), f"model() on a batch of train_data() with {given}"

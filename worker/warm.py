@@ -40,7 +40,7 @@ from justright.messages import (
     WorkerInfo,
     decode_as,
 )
-from justright.processes import end_within
+from justright.processes import end_within, how_it_ended
 from justright.queue import TrainingJob
 from worker.child import RECYCLE
 
@@ -110,9 +110,8 @@ class Child:
         except subprocess.TimeoutExpired:
             self.kill()
             code = self.process.returncode
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        raise ChildDied(f"the training process ended with {how}{hint}")
+        raise ChildDied(f"the training process ended with {how_it_ended(code)}{hint}")
 
     def kill(self) -> None:
         """End the process and everything it started, now."""

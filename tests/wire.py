@@ -1,0 +1,34 @@
+"""The worker's channel on the broker's twin, and what came through it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from justright.memory import MemoryBroker
+from justright.messages import Decision, Report
+from worker.channel import Channel
+
+STUDY = "s"
+
+
+class Wire:
+    """A channel that watches one trial of one study."""
+
+    def __init__(self, trial: int) -> None:
+        self.broker = MemoryBroker()
+        self.channel = Channel(self.broker)
+        self.channel.watch(STUDY, [trial])
+
+    def stop(self, trial: int, attempt: int, reason: str = "worse than the median") -> None:
+        """What the orchestrator decides; the worker hears of it with its next report."""
+        decision = Decision(attempt=attempt, action="stop", reason=reason)
+        self.broker.decide(STUDY, {trial: decision})
+
+    def told(self) -> list[Any]:
+        """All events since the last call."""
+        self.channel.flush()
+        return self.broker.receive(0)
+
+    def losses(self) -> list[tuple[int, float | None]]:
+        """(step, loss) of all reports since the last call."""
+        return [(told.step, told.loss) for told in self.told() if isinstance(told, Report)]
