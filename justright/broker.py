@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar, cast
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -42,6 +42,9 @@ from justright.messages import (
 from justright.settings import without_password
 
 log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
+K = TypeVar("K")
 
 PREFIX = "justright:"
 COMMANDS = PREFIX + "commands"
@@ -248,11 +251,11 @@ class RedisBroker(Broker):
         names = sorted(name.decode() for name in self._redis.smembers(WORKERS))
         if not names:
             return []
-        found = self._redis.mget([worker_key(name) for name in names])
-        gone = [name for name, raw in zip(names, found, strict=True) if raw is None]
+        found = dict(zip(names, self._redis.mget([worker_key(n) for n in names]), strict=True))
+        gone = [name for name, raw in found.items() if raw is None]
         if gone:
             self._redis.srem(WORKERS, *gone)
-        return [decode_as(WorkerInfo, raw) for raw in found if raw is not None]
+        return list(_readable(WorkerInfo, found).values())
 
     def leader(self) -> str | None:
         raw = self._redis.get(LEADER)
@@ -327,15 +330,7 @@ class RedisBroker(Broker):
                 pipe.hmget(decisions_key(study), [str(trial) for trial in trials])
             answers = pipe.execute()
         found = answers[-1] if trials else []
-        decisions: dict[int, Decision] = {}
-        for trial, raw in zip(trials, found, strict=True):
-            if raw is None:
-                continue
-            try:
-                decisions[trial] = decode_as(Decision, raw)
-            except MessageError as error:
-                log.warning("ignored a decision on trial %d: %s", trial, error)
-        return decisions
+        return _readable(Decision, dict(zip(trials, found, strict=True)))
 
     def beat(self, worker: WorkerInfo, lease: float) -> None:
         milliseconds = int(lease * 1000)
@@ -376,11 +371,27 @@ def _read_entry(entry_id: bytes, fields: dict[bytes, bytes]) -> Iterable[Command
     """The messages of one stream entry; what is unreadable is logged, never fatal."""
     for raw in fields.values():
         try:
-            message: Message = decode(raw)
+            message = decode(raw)
         except MessageError as error:
             log.warning("dropped stream entry %s: %s", entry_id.decode(), error)
             continue
-        yield cast(Any, message)
+        if isinstance(message, Command | Event):
+            yield message
+        else:
+            log.warning("dropped stream entry %s: a %s", entry_id.decode(), message.type)
+
+
+def _readable(kind: type[M], raws: Mapping[K, bytes | None]) -> dict[K, M]:
+    """Those that are there and can be read: in a fleet, some may be of a newer release."""
+    found: dict[K, M] = {}
+    for key, raw in raws.items():
+        if raw is None:
+            continue
+        try:
+            found[key] = decode_as(kind, raw)
+        except MessageError as error:
+            log.warning("ignored the %s %s: %s", kind.__name__, key, error)
+    return found
 
 
 def _next_id(last: str) -> str:

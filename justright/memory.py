@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 
@@ -24,7 +25,7 @@ class MemoryBroker(Broker):
         self._clock = clock
         self._inbox: list[Command | Event] = []
         self._unacknowledged: list[Command | Event] = []
-        self._snapshots: dict[str, Snapshot] = {}
+        self._snapshots: dict[str, tuple[Snapshot, float]] = {}
         self._workers: dict[str, tuple[WorkerInfo, float]] = {}
         self._leases: dict[str, float] = {}
         self._leader: tuple[str, float] | None = None
@@ -35,10 +36,11 @@ class MemoryBroker(Broker):
         self._inbox.append(decode_as(type(command), command.encode()))
 
     def snapshot(self, study: str) -> Snapshot | None:
-        return self._snapshots.get(study)
+        known, until = self._snapshots.get(study, (None, 0.0))
+        return known if until > self._clock() else None
 
     def studies(self) -> list[str]:
-        return sorted(self._snapshots)
+        return sorted(name for name in self._snapshots if self.snapshot(name) is not None)
 
     def workers(self) -> list[WorkerInfo]:
         now = self._clock()
@@ -94,7 +96,8 @@ class MemoryBroker(Broker):
         self.decisions.setdefault(study, {}).update(decisions)
 
     def publish(self, snapshot: Snapshot, keep: float | None = None) -> None:
-        self._snapshots[snapshot.study] = decode_as(Snapshot, snapshot.encode())
+        until = math.inf if keep is None else self._clock() + keep
+        self._snapshots[snapshot.study] = (decode_as(Snapshot, snapshot.encode()), until)
 
     def lead(self, owner: str, seconds: float) -> bool:
         if self.leader() not in (None, owner):

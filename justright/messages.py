@@ -20,13 +20,16 @@ SCHEMA_VERSION = 1
 
 M = TypeVar("M", bound="Message")
 
+# What is not finite would be written as null, and could not be read again.
+_DATA = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
 Loss = Annotated[float | None, Field(allow_inf_nan=False)]
 
 
 class Message(BaseModel):
     """What all messages share."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="ignore")
+    model_config: ClassVar[ConfigDict] = _DATA
 
     v: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
 
@@ -49,7 +52,7 @@ class FailureKind(StrEnum):
 class Failure(BaseModel):
     """What went wrong, for people."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _DATA
 
     kind: FailureKind
     message: str
@@ -83,7 +86,7 @@ class Cancel(Message):
 class TrialWork(BaseModel):
     """One trial of a job: what to train, and from where."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _DATA
 
     number: int = Field(ge=0)
     lr: float = Field(gt=0, allow_inf_nan=False)
@@ -219,7 +222,7 @@ class WorkerInfo(Message):
 class TrialView(BaseModel):
     """One trial, as a client sees it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _DATA
 
     number: int
     state: TrialState
@@ -238,7 +241,7 @@ class TrialView(BaseModel):
 class Answer(BaseModel):
     """What a study returns. Printed by ``--json``; the field names are a contract."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = _DATA
 
     study: str
     state: StudyState
@@ -295,9 +298,15 @@ def decode(raw: str | bytes) -> AnyMessage:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise MessageError(
-            f"unreadable message: {where or 'text'}: {first['msg']}. Expected a justright message "
+            f"unreadable message: {_quoted(where or 'text')}: {_quoted(first['msg'])}. "
+            "Expected a justright message "
             f"of version {SCHEMA_VERSION} or older; are all parts of the same release?"
         ) from None
+
+
+def _quoted(text: str) -> str:
+    """What a sender wrote, as one short line: it ends up in logs."""
+    return " ".join(text.split())[:200]
 
 
 def decode_as(kind: type[M], raw: str | bytes) -> M:

@@ -83,6 +83,13 @@ class StudySpec(BaseModel):
     pool: str = Field(default="default", pattern=f"^{NAME_PATTERN}$")
     metric: str | None = None  #: The name to look for in a command's output.
 
+    @field_validator("trials", "epochs", "timeout", "replicates", "seed", mode="before")
+    @classmethod
+    def _refuse_truth(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"found {value}, expected a number")
+        return value
+
     @field_validator("lr", mode="before")
     @classmethod
     def _read_range(cls, value: Any) -> Any:

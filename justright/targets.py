@@ -149,8 +149,9 @@ def read_arguments(pairs: Sequence[str]) -> dict[str, Scalar]:
 
 def _scalar(text: str) -> Scalar:
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        # In brackets, so that neither a comment nor a second line is taken for the end.
+        [[value]] = tomllib.loads(f"value = [{text}]").values()
+    except (tomllib.TOMLDecodeError, ValueError):
         try:
             return float(text)  # 1e-4 and .5, which TOML does not know
         except ValueError:

@@ -38,7 +38,7 @@ class View(Protocol):
 
 
 def make_view(quiet: bool) -> View:
-    """A table where stderr is a terminal, lines where it is piped, nothing if ``quiet``."""
+    """A table where stderr is a terminal; lines where it is piped, or nothing if ``quiet``."""
     if sys.stderr.isatty():
         return TableView()
     return LineView(quiet)
@@ -84,8 +84,12 @@ def _line(trial: TrialView, snapshot: Snapshot) -> str:
     if trial.state != TrialState.COMPLETE and trial.reason:
         parts.append(f"({trial.reason})")
     if trial.failure is not None:
-        parts.append(f"({trial.failure.message.splitlines()[0]})")
+        parts.append(f"({_first_line(trial.failure)})")
     return "  ".join(parts)
+
+
+def _first_line(failure: Failure) -> str:
+    return failure.message.partition("\n")[0]
 
 
 def _state(trial: TrialView) -> str:
@@ -143,7 +147,7 @@ def trial_table(snapshot: Snapshot, rows: int) -> Table:
     best = best_trial(snapshot.trials)
     for trial in _chosen(snapshot.trials, best, rows):
         style = "bold green" if trial is best else _STYLES[trial.state]
-        why = trial.failure.message.splitlines()[0] if trial.failure else trial.reason
+        why = _first_line(trial.failure) if trial.failure else trial.reason
         table.add_row(
             f"{'★ ' if trial is best else ''}{trial.number + 1}",
             f"{trial.lr:.3g}",
@@ -179,8 +183,13 @@ def sparkline(losses: Sequence[float | None], width: int = 20) -> str:
     if not finite:
         return "×" * len(shown)
     low, high = min(finite), max(finite)
-    unit = (high - low) / (len(_BARS) - 1) or 1.0
-    return "".join("×" if loss is None else _BARS[round((loss - low) / unit)] for loss in shown)
+    return "".join("×" if loss is None else _bar(loss, low, high) for loss in shown)
+
+
+def _bar(loss: float, low: float, high: float) -> str:
+    span = high / 2 - low / 2  # in halves, which cannot overflow
+    share = (loss / 2 - low / 2) / span if span else 0.0
+    return _BARS[min(round(share * (len(_BARS) - 1)), len(_BARS) - 1)]
 
 
 def print_answer(snapshot: Snapshot, console: Console | None = None) -> None:
@@ -227,15 +236,17 @@ def why_no_answer(snapshot: Snapshot) -> str:
     if answer is None or not snapshot.trials:
         return "nothing has been trained yet."
     counts = answer.trials
-    if counts["diverged"] and counts["diverged"] + counts["failed"] == len(snapshot.trials):
+    total, diverged, failed = len(snapshot.trials), counts["diverged"], counts["failed"]
+    if diverged and diverged + failed == total:
         low, high = snapshot.spec.lr_range
+        every = f"every trial diverged ({diverged} of {total})"
+        some = f"{diverged} of {total} trials diverged and {failed} failed"
         return (
-            f"every trial diverged ({counts['diverged']} of {len(snapshot.trials)}). The range "
-            f"{low:g}:{high:g} is too hot: try a lower one with --lr, and check the data for "
-            "values that are not finite."
+            f"{some if failed else every}. The range {low:g}:{high:g} is too hot: try a lower one "
+            "with --lr, and check the data for values that are not finite."
         )
-    if counts["failed"]:
-        return f"{counts['failed']} of {len(snapshot.trials)} trials failed, none completed."
+    if failed:
+        return f"{failed} of {total} trials failed, none completed."
     return "no trial has completed."
 
 
