@@ -24,13 +24,8 @@ from justright.messages import (
     Failure,
     FailureKind,
     Hello,
-    Inspection,
     Job,
-    Outcome,
-    Report,
     Snapshot,
-    Space,
-    Started,
     Submit,
     WorkerInfo,
 )
@@ -54,7 +49,6 @@ class _Outbox:
     """What a turn lets out after its commit."""
 
     jobs: list[tuple[Job, str]] = field(default_factory=list)
-    withdrawn: list[tuple[str, str]] = field(default_factory=list)
     failed: list[Snapshot] = field(default_factory=list)
 
 
@@ -123,7 +117,7 @@ class Reconciler:
             case _:
                 run = self._runs.get(message.study)
                 if run is not None and run.active:
-                    _apply_to(run, message)
+                    run.apply(message)
 
     def _submit(self, message: Submit) -> None:
         spec = message.spec
@@ -208,9 +202,6 @@ class Reconciler:
         lanes = min(worker.lanes for worker in workers)
         if run.spec.lanes != "auto":
             lanes = run.spec.lanes
-        waiting = [r for r in run.open_jobs().get("", []) if r.state == TrialState.QUEUED]
-        if waiting:
-            return run.queue(waiting[:lanes], _new_id())
         try:
             return run.next_job(lanes, _new_id)
         except JustrightError as error:
@@ -232,19 +223,17 @@ class Reconciler:
 
     def _end(self, run: StudyRun, state: StudyState, reason: str) -> None:
         """End a study now: what is running is told to stop and is pruned with what it has."""
-        for job in run.stop_all(reason):
-            self._outbox.withdrawn.append((job, run.spec.pool))
         run.finish(state, reason)
         log.info("study %s: %s (%s)", run.name, state, reason)
 
     def _let_out(self, now: float) -> None:
         """Everything that rests on what was just committed."""
         outbox, self._outbox = self._outbox, _Outbox()
-        for job_id, pool in outbox.withdrawn:
-            self._broker.withdraw(job_id, pool)
         for run in self._runs.values():
-            if run.decisions:
-                decisions, run.decisions = run.decisions, {}
+            for job_id in run.take_withdrawn():
+                self._broker.withdraw(job_id, run.spec.pool)
+            decisions = run.take_decisions()
+            if decisions:
                 self._broker.decide(run.name, decisions)
         for job, pool in outbox.jobs:
             self._broker.dispatch(job, pool)
@@ -255,27 +244,13 @@ class Reconciler:
 
     def _publish(self, run: StudyRun, now: float) -> None:
         due = now - self._published.get(run.name, 0.0) >= _PUBLISH_EVERY
-        if run.changed and (due or not run.active):
-            run.changed = False
+        if run.trials.changed and (due or not run.active):
+            run.trials.changed = False
             self._published[run.name] = now
             pools = {worker.pool for worker in self._workers}
             waits = run.active and run.spec.pool not in pools
             note = f"waiting for a worker in pool {run.spec.pool}" if waits else ""
             self._broker.publish(run.snapshot(note))
-
-
-def _apply_to(run: StudyRun, event: Event) -> None:
-    match event:
-        case Report():
-            run.on_report(event)
-        case Outcome():
-            run.on_outcome(event)
-        case Started():
-            run.on_started(event)
-        case Inspection():
-            run.on_inspection(event)
-        case Space():
-            run.on_space(event)
 
 
 def _not_taken(message: Submit, error: UsageError) -> Snapshot:

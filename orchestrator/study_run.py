@@ -1,4 +1,4 @@
-"""One study at work: what is known of its trials, and what each event changes.
+"""One study at work: what it wants next, what each event changes, and its end.
 
 Everything here can be rebuilt from the ledger; the fields are a faster copy of it. Effects on the
 outside (jobs, decisions) are returned or collected, never done here: the reconciler commits first.
@@ -6,7 +6,6 @@ outside (jobs, decisions) are returned or collected, never done here: the reconc
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -14,7 +13,7 @@ from typing import Any, cast
 import optuna
 from optuna.storages import BaseStorage
 
-from justright.lifecycle import FINISHED, STUDY_FINISHED, StudyState, TrialState, follow
+from justright.lifecycle import STUDY_FINISHED, StudyState, TrialState
 from justright.messages import (
     Answer,
     Decision,
@@ -23,7 +22,6 @@ from justright.messages import (
     Inspection,
     Job,
     Outcome,
-    OutcomeKind,
     Report,
     Snapshot,
     Space,
@@ -34,19 +32,14 @@ from justright.spec import StudySpec
 from orchestrator import ledger
 from orchestrator.answer import as_note, make_answer
 from orchestrator.policy import OptunaPolicy, Policy
-from orchestrator.trial_record import TrialRecord, from_ledger, from_proposal
-
-log = logging.getLogger(__name__)
+from orchestrator.trial_book import TrialBook
+from orchestrator.trial_record import TrialRecord
 
 _HOPELESS = 3  # trials that fail in the user's code, none succeeding, until the study gives up
 _REFUSED = 8  # refused submissions that are remembered
 _NOTE_VERSION = "dashboard:note_ver"  # optuna-dashboard's names for a study's note
 _NOTE_PART = "dashboard:note_str:"
 _NOTE_SIZE = 2045  # its limit for one part
-
-
-# How a trial ends when its study does.
-_END_LETTERS = {TrialState.QUEUED: "j", TrialState.RUNNING: "f", TrialState.PAUSED: "i"}
 
 
 class StudyRun:
@@ -65,56 +58,46 @@ class StudyRun:
         attributes = study.user_attrs
         self.spec = StudySpec.model_validate(attributes[ledger.SPEC])
         self.name = self.spec.name
+        self.trials = TrialBook(study, storage, self.spec.seed, max_attempts)
         self.state = StudyState(attributes[ledger.STATE])
-        self.inspection: Inspection | None = None
-        self.inspecting_job: str = attributes.get(ledger.JOB, "")
-        self.inspections = 1
-        self.failure: Failure | None = None
         self.reason: str | None = attributes.get(ledger.REASON)
         self.submission: str = attributes.get(ledger.SUBMISSION, "")
+        self.refused: dict[str, str] = {}
+        self._withdrawn: list[str] = []
+        self.inspection: Inspection | None = None
+        self._inspecting_job: str = attributes.get(ledger.JOB, "")
+        self._inspections = 1
         self._spent: float = attributes.get(ledger.SPENT, 0.0)
         self._since: float | None = None  #: Clock at which ``_spent`` was right; None: at rest.
-        self.answer: Answer | None = None
-        self.decisions: dict[int, Decision] = {}  #: Made and not yet sent.
-        self.refused: dict[str, str] = {}
-        self.trials: dict[int, TrialRecord] = {}
-        self._to_judge: set[int] = set()
         self._policy: Policy | None = None
-        self._range: tuple[float, float] | None = None
-        self.changed = True
         self._load(attributes)
 
     def _load(self, attributes: dict[str, Any]) -> None:
+        self.failure: Failure | None = None
         if ledger.FAILURE in attributes:
             self.failure = Failure.model_validate(attributes[ledger.FAILURE])
+        self._range: tuple[float, float] | None = None
         if ledger.RANGE in attributes:
             low, high = attributes[ledger.RANGE]
             self._range = (low, high)
-        for trial in self._study.get_trials(deepcopy=False):
-            if trial.state != optuna.trial.TrialState.WAITING and "lr" in trial.params:
-                record = from_ledger(trial, self.spec.seed)
-                self.trials[trial.number] = record
-                if record.stopping and record.state not in FINISHED:
-                    self._decide(record, record.stopping)
         if ledger.INSPECTION in attributes:
             self._begin(Inspection.model_validate(attributes[ledger.INSPECTION]))
+        self.answer: Answer | None = None
         if ledger.ANSWER in attributes and self.state in STUDY_FINISHED:
             self.answer = Answer.model_validate(attributes[ledger.ANSWER])
 
-    # -- what the reconciler asks -----------------------------------------------------------------
+    # -- what it wants --------------------------------------------------------------------------
 
     @property
     def active(self) -> bool:
+        """Whether it has not ended."""
         return self.state not in STUDY_FINISHED
 
     def open_jobs(self) -> dict[str, list[TrialRecord]]:
-        """Jobs that are queued or running, with their trials that have not ended."""
-        jobs: dict[str, list[TrialRecord]] = {}
-        for record in self.trials.values():
-            if record.state in (TrialState.QUEUED, TrialState.RUNNING):
-                jobs.setdefault(record.job, []).append(record)
-        if self.state == StudyState.INSPECTING and self.inspecting_job:
-            jobs[self.inspecting_job] = []
+        """Jobs that are queued or running, with their trials; a look at the task has none."""
+        jobs = self.trials.open_jobs()
+        if self.state == StudyState.INSPECTING and self._inspecting_job:
+            jobs[self._inspecting_job] = []
         return jobs
 
     def busy_jobs(self) -> int:
@@ -127,44 +110,37 @@ class StudyRun:
     def next_job(self, lanes: int, new_id: Callable[[], str]) -> Job | None:
         """The next thing to train, recorded as queued; None where there is none at present."""
         if self.state == StudyState.INSPECTING:
-            return None if self.inspecting_job else self._inspection_job(new_id())
-        if self._policy is None or not self.active or self._scouting():
-            return None
+            return None if self._inspecting_job else self._inspection_job(new_id())
+        waiting = self.trials.open_jobs().get("", [])
+        records = waiting[:lanes] or self._propose(lanes)
+        return self._training_job(records, new_id()) if records else None
+
+    def _propose(self, lanes: int) -> list[TrialRecord]:
         records: list[TrialRecord] = []
-        while len(records) < lanes:
+        while self._policy is not None and len(records) < lanes and not self._scouting():
             proposal = self._policy.propose()
             if proposal is None:
                 break
-            record = from_proposal(proposal)
-            self.trials[record.number] = record
-            records.append(record)
-            if self._scouting():
-                break
-        if not records:
-            return None
-        return self.queue(records, new_id())
+            records.append(self.trials.add(proposal))
+        return records
 
-    def queue(self, records: list[TrialRecord], job: str) -> Job:
-        """Record that these trials go out in a job of that id; returns the job."""
+    def _scouting(self) -> bool:
+        """An objective tells its range when it is first called: until then, one trial only."""
+        if self.inspection is None or self.inspection.kind != "objective" or self._range:
+            return False
+        return not self.trials.all_finished
+
+    def _training_job(self, records: list[TrialRecord], job: str) -> Job:
         for record in records:
-            record.job, record.state = job, TrialState.QUEUED
-            self._note(record, ledger.STATE, record.state)
-            self._note(record, ledger.ATTEMPT, record.attempt)
-            self._note(record, ledger.JOB, job)
-        self.changed = True
+            self.trials.queue(record, job)
         if self._since is None:
             self._since = self._clock()
-        works = tuple(
-            TrialWork(
-                number=record.number,
-                lr=record.lr,
-                params=record.params,
-                seed=record.seed,
-                attempt=record.attempt,
-            )
-            for record in records
-        )
-        return self._job(job, works)
+        return self._job(job, tuple(record.work() for record in records))
+
+    def _inspection_job(self, job: str) -> Job:
+        self._inspecting_job = job
+        self._set(ledger.JOB, job)
+        return self._job(job, ())
 
     def _job(self, job: str, works: tuple[TrialWork, ...]) -> Job:
         return Job(
@@ -177,33 +153,54 @@ class StudyRun:
             trials=works,
         )
 
-    def _inspection_job(self, job: str) -> Job:
-        self.inspecting_job = job
-        self._set(ledger.JOB, job)
-        return self._job(job, ())
-
-    def _scouting(self) -> bool:
-        """An objective tells its range when it is first called: until then, one trial only."""
-        if self.inspection is None or self.inspection.kind != "objective" or self._range:
-            return False
-        return any(record.state not in FINISHED for record in self.trials.values())
-
     # -- events ---------------------------------------------------------------------------------
 
-    def on_inspection(self, event: Inspection) -> None:
+    def apply(self, event: Inspection | Space | Started | Report | Outcome) -> None:
+        """Take up what a worker says. Repeated or superseded events change nothing."""
+        match event:
+            case Report():
+                self.trials.report(event)
+            case Started():
+                self.trials.start(event)
+            case Outcome():
+                self.trials.end(event)
+                self._after_an_end()
+            case Inspection():
+                self._inspected(event)
+            case Space():
+                self._narrow(event)
+
+    def lose(self, record: TrialRecord) -> None:
+        """A trial's job is neither queued nor leased."""
+        self.trials.lose(record)
+        self._after_an_end()
+
+    def lose_inspection(self) -> None:
+        """The look at the task went missing: have another worker look."""
+        self._inspecting_job = ""
+
+    def judge(self) -> None:
+        """Ask the policy about the trials that have reported since the last time."""
+        for record, trial in self.trials.take_reported():
+            if self._policy is None or self.spec.pruner == "none" or not self.active:
+                continue
+            reason = self._policy.judge(trial)
+            if reason is not None:
+                self.trials.stop(record, reason)
+
+    def _inspected(self, event: Inspection) -> None:
         """The task was looked at: begin, or say why it cannot be trained."""
-        if self.state != StudyState.INSPECTING or event.job != self.inspecting_job:
+        if self.state != StudyState.INSPECTING or event.job != self._inspecting_job:
             return
-        self.changed = True
         if event.failure is None:
             self._set(ledger.INSPECTION, event.model_dump(mode="json"))
             self._set_state(StudyState.RUNNING)
             self._begin(event)
             return
         lost = event.failure.kind in (FailureKind.LOST, FailureKind.RETURNED)
-        if lost and self.inspections < self._max_attempts:
-            self.inspections += event.failure.kind == FailureKind.LOST
-            self.inspecting_job = ""
+        if lost and self._inspections < self._max_attempts:
+            self._inspections += event.failure.kind == FailureKind.LOST
+            self._inspecting_job = ""
             return
         self.fail(event.failure)
 
@@ -213,7 +210,7 @@ class StudyRun:
             self._study, self._storage, self.spec, inspection, self._range or self.spec.lr_range
         )
 
-    def on_space(self, event: Space) -> None:
+    def _narrow(self, event: Space) -> None:
         """An objective named its range: search where that and the user's own meet."""
         if self._range is not None or self._policy is None:
             return
@@ -232,145 +229,43 @@ class StudyRun:
         self._set(ledger.RANGE, list(meet))
         self._policy.narrow(meet)
 
-    def on_started(self, event: Started) -> None:
-        """A worker took the job and its lease (b)."""
-        for number, attempt in event.trials:
-            record = self._current(number, attempt)
-            if record is not None and record.state == TrialState.QUEUED:
-                self._move(record, "b")
-                self._note(record, ledger.WORKER, event.worker)
-
-    def on_report(self, event: Report) -> None:
-        """A loss. Repeated, late or superseded reports change nothing."""
-        record = self._current(event.trial, event.attempt)
-        if record is None or event.step in record.seen or record.state == TrialState.PAUSED:
-            return
-        if record.state == TrialState.QUEUED:
-            self._move(record, "b")  # its start was lost on the way; it runs all the same
-        if record.learn(event.step, event.loss) and event.loss is not None:
-            self._storage.set_trial_intermediate_value(record.trial_id, event.step, event.loss)
-            if not record.stopping:
-                self._to_judge.add(record.number)
-        self.changed = True
-
-    def judge(self) -> None:
-        """Ask the policy about the trials that have reported since the last time."""
-        numbers, self._to_judge = self._to_judge, set()
-        if self._policy is None or self.spec.pruner == "none" or not self.active:
-            return
-        for number in sorted(numbers):
-            record = self.trials[number]
-            if record.state != TrialState.RUNNING or record.stopping:
-                continue
-            reason = self._policy.judge(self._storage.get_trial(record.trial_id))
-            if reason is not None:
-                self.stop_trial(record, reason)
-
-    def on_outcome(self, event: Outcome) -> None:
-        """The end of an attempt."""
-        record = self._current(event.trial, event.attempt)
-        if record is None:
-            return
-        if record.state == TrialState.QUEUED:
-            self._move(record, "b")
-        match event.kind:
-            case OutcomeKind.COMPLETE:
-                self._complete(record, event.value)
-            case OutcomeKind.STOPPED:
-                self._prune(record, "f", record.stopping or event.reason)
-            case OutcomeKind.DIVERGED:
-                record.diverged = event.reason or "the loss was not finite"
-                self._note(record, ledger.DIVERGED, record.diverged)
-                self._prune(record, "f", "diverged: " + record.diverged)
-            case OutcomeKind.PAUSED:
-                self._move(record, "c")
-            case OutcomeKind.FAILED:
-                self._attempt_failed(record, event.failure)
-
-    def lose(self, record: TrialRecord) -> None:
-        """Its job is nowhere: neither queued nor leased (g)."""
-        failure = Failure(
-            kind=FailureKind.LOST, message="its worker was lost: no heartbeat, or a lost job"
-        )
-        self._attempt_failed(record, failure)
-
-    def lose_inspection(self) -> None:
-        """The look at the task went missing: have another worker look."""
-        self.inspecting_job = ""
-
-    def _attempt_failed(self, record: TrialRecord, failure: Failure | None) -> None:
-        failure = failure or Failure(kind=FailureKind.LOST, message="no reason was given")
-        record.failure = failure
-        if record.stopping:  # it was to stop anyway
-            self._prune(record, "f" if record.state == TrialState.RUNNING else "j", record.stopping)
-            return
-        if failure.kind == FailureKind.LOST:
-            record.lost += 1
-            self._note(record, ledger.LOST, record.lost)
-        lost = failure.kind in (FailureKind.LOST, FailureKind.RETURNED)
-        if lost and record.lost < self._max_attempts:
-            self._move(record, "g")
-            record.begin_again()
-            self._note(record, ledger.ATTEMPT, record.attempt)
-            self._note(record, ledger.JOB, record.job)
-            return
-        self._note(record, ledger.FAILURE, failure.model_dump(mode="json"))
-        self._move(record, "h")
-        self._tell(record, optuna.trial.TrialState.FAIL, None)
-        self._give_up_if_hopeless()
-
-    def _give_up_if_hopeless(self) -> None:
-        failed = [r for r in self.trials.values() if r.state == TrialState.FAILED]
-        if len(failed) >= _HOPELESS and all(r.best is None for r in self.trials.values()):
-            assert failed[-1].failure is not None
+    def _after_an_end(self) -> None:
+        """Give up where the user's code fails each time; note what a kill would forget."""
+        self._set(ledger.SPENT, self.elapsed())
+        failed = [record for record in self.trials if record.state == TrialState.FAILED]
+        hopeless = len(failed) >= _HOPELESS and all(r.best is None for r in self.trials)
+        if hopeless and failed[-1].failure is not None:
             self.fail(failed[-1].failure)
 
     # -- the end --------------------------------------------------------------------------------
-
-    def stop_trial(self, record: TrialRecord, reason: str) -> None:
-        """Have a trial stop at its next report."""
-        record.stopping = reason
-        self._note(record, ledger.STOPPING, reason)
-        self._decide(record, reason)
-
-    def stop_all(self, reason: str) -> list[str]:
-        """End every trial with what it has; returns the jobs that nobody has begun."""
-        withdrawn: list[str] = []
-        for job, records in self.open_jobs().items():
-            if job and all(record.state == TrialState.QUEUED for record in records):
-                withdrawn.append(job)
-        for record in self.trials.values():
-            if record.state in _END_LETTERS:
-                self._decide(record, reason)
-                self._prune(record, _END_LETTERS[record.state], reason)
-        return withdrawn
 
     def due(self) -> str | None:
         """The reason for which the study should end now, or None."""
         if self.spec.timeout is not None and self.elapsed() >= self.spec.timeout:
             return "timeout"
-        if self._policy is None or any(r.state not in FINISHED for r in self.trials.values()):
+        if self._policy is None or not self.trials.all_finished:
             return None
         return "trials" if len(self.trials) >= self._planned() else None
 
     def _planned(self) -> int:
-        assert self._policy is not None
-        if self.spec.replicates == 1:
-            return self._policy.total
+        if self._policy is None or self.spec.replicates == 1:
+            return self.spec.trials
         complete = sum(
-            r.state == TrialState.COMPLETE and r.replicate_of is None for r in self.trials.values()
+            r.state == TrialState.COMPLETE and r.replicate_of is None for r in self.trials
         )
         extra = self._policy.total - self.spec.trials
         finalists = extra // (self.spec.replicates - 1)
         return self.spec.trials + min(complete, finalists) * (self.spec.replicates - 1)
 
     def finish(self, state: StudyState, reason: str) -> None:
-        """End the study: all trials have ended, the answer is final."""
+        """End the study now: trials end with what they have, and the answer is final."""
+        self._withdrawn += self.trials.end_all(reason)
         self.reason = reason
-        self._rest()
+        self._spent, self._since = self.elapsed(), None
+        self._set(ledger.SPENT, self._spent)
         self._set(ledger.REASON, reason)
         self._set_state(state)
-        self.answer = self.current_answer()
+        self.answer = self._current_answer()
         self._set(ledger.ANSWER, self.answer.model_dump(mode="json"))
         self._save_note(as_note(self.answer, self.spec.task.label))
 
@@ -378,7 +273,6 @@ class StudyRun:
         """End the study because its task cannot be trained."""
         self.failure = failure
         self._set(ledger.FAILURE, failure.model_dump(mode="json"))
-        self.stop_all("the study failed")
         self.finish(StudyState.FAILED, "failed")
 
     def refuse(self, submission: str, why: str) -> None:
@@ -386,13 +280,13 @@ class StudyRun:
         self.refused[submission] = why
         while len(self.refused) > _REFUSED:
             del self.refused[next(iter(self.refused))]
-        self.changed = True
+        self.trials.changed = True
 
     def resubmit(self, submission: str, spec: StudySpec) -> None:
         """Go on under new stop rules: more trials, another timeout. Same rules: as it is."""
         self.submission = submission
         self._set(ledger.SUBMISSION, submission)
-        self.changed = True
+        self.trials.changed = True
         final = self.state == StudyState.COMPLETE and spec == self.spec
         self.spec = spec
         self._set(ledger.SPEC, spec.model_dump(mode="json"))
@@ -405,32 +299,37 @@ class StudyRun:
     # -- views ----------------------------------------------------------------------------------
 
     def elapsed(self) -> float:
-        """Seconds at work since the first dispatch."""
+        """Seconds at work since the first dispatch, pauses of the service left out."""
         return self._spent + (self._clock() - self._since if self._since is not None else 0.0)
 
-    def _rest(self) -> None:
-        self._spent, self._since = self.elapsed(), None
-        self._set(ledger.SPENT, self._spent)
+    @property
+    def horizon(self) -> int | None:
+        """Epochs of a full training: told by the task, else the longest that was seen."""
+        told = self.inspection.epochs if self.inspection else None
+        return told or max((record.step for record in self.trials), default=0) or None
 
-    def current_answer(self) -> Answer:
-        """The answer as of now."""
+    def _current_answer(self) -> Answer:
         inspection = self.inspection
         return make_answer(
             self.name,
             self.state,
             self.reason,
-            [record.result() for record in self.trials.values()],
+            [record.result() for record in self.trials],
             horizon=self.horizon,
             initial_loss=inspection.initial_loss if inspection else None,
             seconds=self.elapsed(),
             seed=self.spec.seed,
         )
 
-    @property
-    def horizon(self) -> int | None:
-        """Epochs of a full training: told by the task, else the longest that was seen."""
-        told = self.inspection.epochs if self.inspection else None
-        return told or max((r.step for r in self.trials.values()), default=0) or None
+    def take_decisions(self) -> dict[int, Decision]:
+        """The decisions made since the last call: they are to be sent now."""
+        decisions, self.trials.decisions = self.trials.decisions, {}
+        return decisions
+
+    def take_withdrawn(self) -> list[str]:
+        """Jobs that nobody has begun and nobody shall: they are to leave the queue now."""
+        withdrawn, self._withdrawn = self._withdrawn, []
+        return withdrawn
 
     def snapshot(self, note: str = "") -> Snapshot:
         """What clients are shown."""
@@ -440,10 +339,10 @@ class StudyRun:
             spec=self.spec,
             state=self.state,
             task=self.spec.task.label,
-            total=self._planned() if self._policy else self.spec.trials,
+            total=self._planned(),
             horizon=self.horizon,
-            trials=tuple(record.view() for record in self.trials.values()),
-            answer=self.answer or self.current_answer(),
+            trials=tuple(record.view() for record in self.trials),
+            answer=self.answer or self._current_answer(),
             failure=self.failure,
             note=note,
             refused=self.refused,
@@ -452,54 +351,12 @@ class StudyRun:
 
     # -- writing --------------------------------------------------------------------------------
 
-    def _current(self, number: int, attempt: int) -> TrialRecord | None:
-        """The trial, if this attempt is its present one and has not ended (fencing)."""
-        record = self.trials.get(number)
-        if record is None or record.attempt != attempt or record.state in FINISHED:
-            return None
-        return record
-
-    def _move(self, record: TrialRecord, letter: str) -> None:
-        record.state = follow(record.state, letter)
-        self._note(record, ledger.STATE, record.state)
-        self.changed = True
-
-    def _complete(self, record: TrialRecord, value: float | None) -> None:
-        if value is not None:
-            record.best = value if record.best is None else min(record.best, value)
-        if record.best is None:
-            failure = Failure(kind=FailureKind.TASK, message="it ended without any finite loss")
-            self._attempt_failed(record, failure)
-            return
-        self._move(record, "e")
-        self._tell(record, optuna.trial.TrialState.COMPLETE, record.best)
-
-    def _prune(self, record: TrialRecord, letter: str, reason: str) -> None:
-        record.reason = reason
-        self._note(record, ledger.WHY, reason)
-        self._move(record, letter)
-        self._tell(record, optuna.trial.TrialState.PRUNED, None)
-
-    def _tell(
-        self, record: TrialRecord, state: optuna.trial.TrialState, value: float | None
-    ) -> None:
-        self._study.tell(record.number, value, state=state, skip_if_finished=True)
-        self._set(ledger.SPENT, self.elapsed())  # what a killed orchestrator would forget
-
-    def _decide(self, record: TrialRecord, reason: str) -> None:
-        self.decisions[record.number] = Decision(
-            attempt=record.attempt, action="stop", reason=reason
-        )
-
-    def _note(self, record: TrialRecord, key: str, value: Any) -> None:
-        self._storage.set_trial_user_attr(record.trial_id, key, value)
-
     def _set(self, key: str, value: Any) -> None:
         self._study.set_user_attr(key, value)
 
     def _set_state(self, state: StudyState) -> None:
         self.state = state
-        self.changed = True
+        self.trials.changed = True
         self._set(ledger.STATE, state)
 
     def _save_note(self, text: str) -> None:

@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from justright.lifecycle import FINISHED, TrialState
-from justright.messages import Failure, TrialView
+from justright.messages import Failure, TrialView, TrialWork
 from orchestrator import ledger
 from orchestrator.answer import Result
 from orchestrator.policy import Proposal
@@ -76,6 +76,16 @@ class TrialRecord:
         self.attempt += 1
         self.job = ""
         self.seen.clear()
+
+    def work(self) -> TrialWork:
+        """What a job says of it."""
+        return TrialWork(
+            number=self.number,
+            lr=self.lr,
+            params=self.params,
+            seed=self.seed,
+            attempt=self.attempt,
+        )
 
     def view(self) -> TrialView:
         return TrialView(

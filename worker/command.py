@@ -94,10 +94,40 @@ def run_command(
     reader = MetricReader(metric)
     tail: deque[str] = deque(maxlen=_TAIL)
     step = 0
-    outcome: tuple[OutcomeKind, str] | None = None
-    arguments = fill_in(command, work, epochs)
+    ended: tuple[OutcomeKind, str] | None = None
+    with _start(fill_in(command, work, epochs)) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            tail.append(line)
+            value = reader.read(line)
+            if value is None or ended is not None:
+                continue
+            step += 1
+            channel.send(_report(study, work, step, value))
+            decision = channel.decision(work.number, work.attempt)
+            if not math.isfinite(value):
+                ended = (OutcomeKind.DIVERGED, f"the program printed {reader.name} {value}")
+            elif decision is not None:
+                ended = (OutcomeKind.STOPPED, decision.reason)
+            if ended is not None:
+                os.killpg(process.pid, signal.SIGKILL)
+    if ended is None:
+        _check_end(process.returncode, step, metric, "".join(tail))
+        ended = (OutcomeKind.COMPLETE, "")
+    kind, reason = ended
+    return Outcome(
+        study=study,
+        trial=work.number,
+        attempt=work.attempt,
+        kind=kind,
+        step=step,
+        reason=reason,
+    )
+
+
+def _start(arguments: list[str]) -> subprocess.Popen[str]:
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -109,42 +139,15 @@ def run_command(
         )
     except OSError as error:
         raise TaskError(f"cannot run {arguments[0]!r}: {error.strerror}.") from None
-    assert process.stdout is not None
-    with process:
-        for line in process.stdout:
-            tail.append(line)
-            value = reader.read(line)
-            if value is None or outcome is not None:
-                continue
-            step += 1
-            finite = math.isfinite(value)
-            channel.send(
-                Report(
-                    study=study,
-                    trial=work.number,
-                    attempt=work.attempt,
-                    step=step,
-                    loss=value if finite else None,
-                )
-            )
-            decision = channel.decision(work.number, work.attempt)
-            if not finite:
-                outcome = (OutcomeKind.DIVERGED, f"the program printed {reader.name} {value}")
-            elif decision is not None:
-                outcome = (OutcomeKind.STOPPED, decision.reason)
-            if outcome is not None:
-                os.killpg(process.pid, signal.SIGKILL)
-    if outcome is None:
-        _check_end(process.returncode, step, metric, "".join(tail))
-        outcome = (OutcomeKind.COMPLETE, "")
-    kind, reason = outcome
-    return Outcome(
+
+
+def _report(study: str, work: TrialWork, step: int, value: float) -> Report:
+    return Report(
         study=study,
         trial=work.number,
         attempt=work.attempt,
-        kind=kind,
         step=step,
-        reason=reason,
+        loss=value if math.isfinite(value) else None,
     )
 
 

@@ -1,0 +1,231 @@
+"""The trials of one study: every lettered transition, applied once and noted in the ledger.
+
+The records are a faster copy of what the ledger says. Effects on the outside (decisions) are
+collected, never sent from here: the reconciler commits first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+
+from justright.lifecycle import FINISHED, TrialState, follow
+from justright.messages import (
+    Decision,
+    Failure,
+    FailureKind,
+    Outcome,
+    OutcomeKind,
+    Report,
+    Started,
+)
+from orchestrator import ledger
+from orchestrator.policy import Proposal
+from orchestrator.trial_record import TrialRecord, from_ledger, from_proposal
+
+# How a trial ends when its study does.
+_END_LETTERS = {TrialState.QUEUED: "j", TrialState.RUNNING: "f", TrialState.PAUSED: "i"}
+
+
+class TrialBook:
+    """What happens to trials, whatever is delivered twice, late or out of order."""
+
+    def __init__(
+        self, study: optuna.Study, storage: BaseStorage, seed: int, max_attempts: int
+    ) -> None:
+        """Take up the trials where the ledger left them."""
+        self._study, self._storage, self._max_attempts = study, storage, max_attempts
+        self._records: dict[int, TrialRecord] = {}
+        self._to_judge: set[int] = set()
+        self.decisions: dict[int, Decision] = {}  #: Made and not yet sent.
+        self.changed = True  #: Something that clients are shown.
+        for trial in study.get_trials(deepcopy=False):
+            if trial.state == optuna.trial.TrialState.WAITING or "lr" not in trial.params:
+                continue
+            record = self._records[trial.number] = from_ledger(trial, seed)
+            if record.stopping and record.state not in FINISHED:
+                self._decide(record, record.stopping)
+
+    def __iter__(self) -> Iterator[TrialRecord]:
+        return iter(self._records.values())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @property
+    def all_finished(self) -> bool:
+        """Whether no trial is queued, running or paused."""
+        return all(record.state in FINISHED for record in self)
+
+    def open_jobs(self) -> dict[str, list[TrialRecord]]:
+        """Jobs that are queued or running, with their trials that have not ended.
+
+        Under "" are the trials that wait for a job.
+        """
+        jobs: dict[str, list[TrialRecord]] = {}
+        for record in self:
+            if record.state in (TrialState.QUEUED, TrialState.RUNNING):
+                jobs.setdefault(record.job, []).append(record)
+        return jobs
+
+    # -- on its way -----------------------------------------------------------------------------
+
+    def add(self, proposal: Proposal) -> TrialRecord:
+        """A trial that was just asked (a)."""
+        record = self._records[proposal.number] = from_proposal(proposal)
+        return record
+
+    def queue(self, record: TrialRecord, job: str) -> None:
+        """Record that it goes out in a job of that id."""
+        record.job, record.state = job, TrialState.QUEUED
+        self._note(record, ledger.STATE, record.state)
+        self._note(record, ledger.ATTEMPT, record.attempt)
+        self._note(record, ledger.JOB, job)
+        self.changed = True
+
+    def start(self, event: Started) -> None:
+        """A worker took the job and its lease (b)."""
+        for number, attempt in event.trials:
+            record = self._current(number, attempt)
+            if record is not None and record.state == TrialState.QUEUED:
+                self._move(record, "b")
+                self._note(record, ledger.WORKER, event.worker)
+
+    def report(self, event: Report) -> None:
+        """A loss. Repeated, late or superseded reports change nothing."""
+        record = self._current(event.trial, event.attempt)
+        if record is None or event.step in record.seen or record.state == TrialState.PAUSED:
+            return
+        if record.state == TrialState.QUEUED:
+            self._move(record, "b")  # its start was lost on the way; it runs all the same
+        if record.learn(event.step, event.loss) and event.loss is not None:
+            self._storage.set_trial_intermediate_value(record.trial_id, event.step, event.loss)
+            if not record.stopping:
+                self._to_judge.add(record.number)
+        self.changed = True
+
+    def take_reported(self) -> Iterator[tuple[TrialRecord, FrozenTrial]]:
+        """Running trials with losses since the last call, as Optuna has them, by number."""
+        numbers, self._to_judge = self._to_judge, set()
+        for number in sorted(numbers):
+            record = self._records[number]
+            if record.state == TrialState.RUNNING and not record.stopping:
+                yield record, self._storage.get_trial(record.trial_id)
+
+    def stop(self, record: TrialRecord, reason: str) -> None:
+        """Have a trial stop at its next report."""
+        record.stopping = reason
+        self._note(record, ledger.STOPPING, reason)
+        self._decide(record, reason)
+
+    # -- its end --------------------------------------------------------------------------------
+
+    def end(self, event: Outcome) -> None:
+        """The end of an attempt."""
+        record = self._current(event.trial, event.attempt)
+        if record is None:
+            return
+        if record.state == TrialState.QUEUED:
+            self._move(record, "b")
+        match event.kind:
+            case OutcomeKind.COMPLETE:
+                self._complete(record, event.value)
+            case OutcomeKind.STOPPED:
+                self._prune(record, "f", record.stopping or event.reason)
+            case OutcomeKind.DIVERGED:
+                record.diverged = event.reason or "the loss was not finite"
+                self._note(record, ledger.DIVERGED, record.diverged)
+                self._prune(record, "f", "diverged: " + record.diverged)
+            case OutcomeKind.PAUSED:
+                self._move(record, "c")
+            case OutcomeKind.FAILED:
+                self._fail_attempt(record, event.failure)
+
+    def lose(self, record: TrialRecord) -> None:
+        """Its job is nowhere: neither queued nor leased (g)."""
+        if record.state in FINISHED:
+            return
+        failure = Failure(
+            kind=FailureKind.LOST, message="its worker was lost: no heartbeat, or a lost job"
+        )
+        self._fail_attempt(record, failure)
+
+    def end_all(self, reason: str) -> list[str]:
+        """End every trial with what it has; returns the jobs that nobody has begun."""
+        withdrawn = [
+            job
+            for job, records in self.open_jobs().items()
+            if job and all(record.state == TrialState.QUEUED for record in records)
+        ]
+        for record in self:
+            if record.state in _END_LETTERS:
+                self._decide(record, reason)
+                self._prune(record, _END_LETTERS[record.state], reason)
+        return withdrawn
+
+    def _fail_attempt(self, record: TrialRecord, failure: Failure | None) -> None:
+        failure = failure or Failure(kind=FailureKind.LOST, message="no reason was given")
+        record.failure = failure
+        if record.stopping:  # it was to stop anyway
+            self._prune(record, "f" if record.state == TrialState.RUNNING else "j", record.stopping)
+            return
+        if failure.kind == FailureKind.LOST:
+            record.lost += 1
+            self._note(record, ledger.LOST, record.lost)
+        lost = failure.kind in (FailureKind.LOST, FailureKind.RETURNED)
+        if lost and record.lost < self._max_attempts:
+            self._move(record, "g")
+            record.begin_again()
+            self._note(record, ledger.ATTEMPT, record.attempt)
+            self._note(record, ledger.JOB, record.job)
+            return
+        self._note(record, ledger.FAILURE, failure.model_dump(mode="json"))
+        self._move(record, "h")
+        self._tell(record, optuna.trial.TrialState.FAIL, None)
+
+    def _complete(self, record: TrialRecord, value: float | None) -> None:
+        if value is not None:
+            record.best = value if record.best is None else min(record.best, value)
+        if record.best is None:
+            failure = Failure(kind=FailureKind.TASK, message="it ended without any finite loss")
+            self._fail_attempt(record, failure)
+            return
+        self._move(record, "e")
+        self._tell(record, optuna.trial.TrialState.COMPLETE, record.best)
+
+    def _prune(self, record: TrialRecord, letter: str, reason: str) -> None:
+        record.reason = reason
+        self._note(record, ledger.WHY, reason)
+        self._move(record, letter)
+        self._tell(record, optuna.trial.TrialState.PRUNED, None)
+
+    # -- writing --------------------------------------------------------------------------------
+
+    def _current(self, number: int, attempt: int) -> TrialRecord | None:
+        """The trial, if this attempt is its present one and has not ended (fencing)."""
+        record = self._records.get(number)
+        if record is None or record.attempt != attempt or record.state in FINISHED:
+            return None
+        return record
+
+    def _move(self, record: TrialRecord, letter: str) -> None:
+        record.state = follow(record.state, letter)
+        self._note(record, ledger.STATE, record.state)
+        self.changed = True
+
+    def _tell(
+        self, record: TrialRecord, state: optuna.trial.TrialState, value: float | None
+    ) -> None:
+        self._study.tell(record.number, value, state=state, skip_if_finished=True)
+
+    def _decide(self, record: TrialRecord, reason: str) -> None:
+        self.decisions[record.number] = Decision(
+            attempt=record.attempt, action="stop", reason=reason
+        )
+
+    def _note(self, record: TrialRecord, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(record.trial_id, key, value)
