@@ -104,13 +104,13 @@ class TableView:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} trials"),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
         )
-        self._task = self._progress.add_task("starting", total=None)
+        self._task = self._progress.add_task("starting", total=None, count="")
         self._live = Live(
             self._progress, console=self._console, refresh_per_second=8, transient=False
         )
@@ -129,6 +129,7 @@ class TableView:
             description=f"[bold]{snapshot.study}[/] {snapshot.state.value}",
             completed=ended,
             total=snapshot.total,
+            count=f"{ended}/{snapshot.total} trials",
         )
         rows = max(5, self._console.height - 8)
         parts: list[RenderableType] = [trial_table(snapshot, rows), self._progress]

@@ -88,6 +88,8 @@ class TrialRecord:
         )
 
     def view(self) -> TrialView:
+        # A trial that ended before it heard that it should stop was not stopped.
+        stopping = "" if self.state in FINISHED else self.stopping
         return TrialView(
             number=self.number,
             state=self.state,
@@ -99,7 +101,7 @@ class TrialRecord:
             losses=tuple(self.losses),
             attempt=self.attempt,
             diverged=bool(self.diverged),
-            reason=self.reason or self.stopping,
+            reason=self.reason or stopping,
             failure=self.failure,
         )
 

@@ -25,6 +25,7 @@ RESOLUTION = 0.06  # decades; closer rates differ by less than a change of seed
 _NEAR = 0.3  # decades around the best in which to go on when all gaps are that fine
 _HOPE = 2.0  # times the leader's further progress that a trial is thought capable of
 _FIRST_LOOK = 0.1  # share of the horizon before which nothing is given up
+_LAST_LOOK = 0.8  # ... and from which on the rest is cheap, and a completed trial tells more
 
 
 class ZoomSampler(BaseSampler):
@@ -118,7 +119,7 @@ class HopelessPruner(BasePruner):
         if step is None or leader is None or leader.number == trial.number:
             return False
         horizon = self._horizon or max(leader.intermediate_values, default=1)
-        if step < _FIRST_LOOK * horizon or step >= horizon:
+        if not _FIRST_LOOK * horizon <= step < _LAST_LOOK * horizon:
             return False
         then = _lowest(leader, step)
         end = min(_lowest(leader, horizon), then)
