@@ -217,7 +217,7 @@ def as_note(answer: Answer, task: str) -> str:
     lines = [
         f"**Best learning rate: {answer.best_lr:.3g}** for `{task}`, loss {answer.loss:.4g}",
         "",
-        f"* state: {answer.state}, {answer.reason or 'running'}",
+        f"* state: {answer.state}" + (f", ended by: {answer.reason}" if answer.reason else ""),
     ]
     if answer.loss_interval:
         low, high = answer.loss_interval

@@ -132,8 +132,7 @@ def open_for_reading(settings: Settings) -> BaseStorage:
     place = settings.storage_place
     if "://" in place:
         return open_database(place)
-    if not Path(place).is_file():
-        raise StorageError(f"there is no study journal {place} yet. Run a study first.")
+    _must_exist(place)
     return JournalStorage(JournalFileBackend(place))
 
 
@@ -143,11 +142,30 @@ def _local_journals(state: Path) -> list[Path]:
 
 
 def open_for_writing(settings: Settings) -> BaseStorage:
-    """The storage, for ``--write``. A journal has one writer: then no orchestrator may run."""
+    """The storage, for ``--write``. A journal has one writer: then no orchestrator may run.
+
+    Raises:
+        UsageError: there are several journals, and the settings do not say which.
+        StorageError: there is none, or it refused.
+    """
     place = settings.storage_place
     if "://" in place:
         return open_database(place)
+    if settings.storage is None:
+        journals = [str(path) for path in _local_journals(settings.state)]
+        if len(journals) > 1:
+            raise UsageError(
+                "--write changes one journal: say which in JUSTRIGHT_STORAGE. There are: "
+                f"{', '.join(journals)}."
+            )
+        place = journals[0] if journals else place
+    _must_exist(place)
     return JournalStorage(_CommitsEach(Path(place)))
+
+
+def _must_exist(journal: str) -> None:
+    if not Path(journal).is_file():
+        raise StorageError(f"there is no study journal {journal} yet. Run a study first.")
 
 
 class _CommitsEach(GroupCommitJournal):

@@ -36,7 +36,7 @@ def clean_redis(redis_url: str) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A real PostgreSQL. CI installs one; elsewhere its tests are left out where there is none."""
+    """A real PostgreSQL. Its tests are left out, with the reason, where none is installed."""
     if postgres_programs() is None:
         pytest.skip("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
     with running_postgres() as url:

@@ -197,7 +197,7 @@ def test_the_note_says_it_all() -> None:
     note = as_note(answer_of(results, initial_loss=2.0), "digits.py:Digits")
     for part in (
         "**Best learning rate: 0.1** for `digits.py:Digits`, loss 1",
-        "complete, trials",
+        "complete, ended by: trials",
         "95 % interval: ",
         "plateau: 0.00977 to 0.316",
         "edge of stability: 5",

@@ -182,3 +182,19 @@ def test_a_storage_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     assert f"there is no study journal {place} yet" in done.stderr
     assert "Traceback" not in done.stderr
     assert not place.parent.exists()
+
+
+def test_write_says_which_journals_there_are(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    command = ["dashboard", "--port", str(free_port()), "--write"]
+    none = justright(*command)
+    assert none.returncode == 1
+    assert "there is no study journal" in none.stderr
+    assert not state.exists(), "nothing is made in order to be shown"
+    places = [state / "studies" / name / "journal.log" for name in ("one", "two")]
+    for place in places:
+        open_ledger(str(place)).close()
+    several = justright(*command)
+    assert several.returncode == 2
+    assert "JUSTRIGHT_STORAGE" in several.stderr
+    assert all(str(place) in several.stderr for place in places)
