@@ -23,6 +23,7 @@ from rq import Queue
 from justright.broker import RedisBroker, connect
 from justright.messages import Job, TrialWork
 from justright.spec import TaskRef
+from tests.commands import ending
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,15 +119,8 @@ def _running(
     """A worker until the block ends; its output goes to the folder's ``log``."""
     with open(folder / "log", "wb") as log:
         process = _start(command, log, environment)
-    try:
+    with ending(process):
         yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def _start(

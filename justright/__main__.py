@@ -172,29 +172,28 @@ def submit(
         "name": name, "pool": pool, "metric": metric,
     }  # fmt: skip
     spec, _ = _make_spec(task, flags, set_)
-    broker = _service()
+    submission = send(_service(), spec)
     if wait:
-        submission = send(broker, spec)
+        broker = _service(patient=True)
         with make_view(json) as view:
             snapshot = follow(
                 broker, spec.name, submission=submission, show=view.show,
                 check=await_leader(broker),
             )  # fmt: skip
         raise typer.Exit(_print_result(snapshot, json))
-    send(broker, spec)
     if json:
         print(json_module.dumps({"study": spec.name, "state": "submitted"}))
     else:
         print(f"submitted {spec.name}; follow it with: justright status {spec.name} --watch")
 
 
-def _service() -> Any:
+def _service(*, patient: bool = False) -> Any:
     """The Redis of the service that the settings name."""
     from justright.broker import RedisBroker, connect
     from justright.settings import load_settings
 
     url = load_settings().redis_url.get_secret_value()
-    return RedisBroker(connect(url, patient=False))
+    return RedisBroker(connect(url, patient=patient))
 
 
 @app.command()
@@ -340,8 +339,25 @@ def main() -> None:
         if traceback:
             print(traceback, file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt as interrupt:
-        sys.exit(getattr(interrupt, "exit_code", 130))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        lost = _lost_redis(error)
+        if lost is None:
+            raise
+        print(f"error: {lost}", file=sys.stderr)
+        sys.exit(lost.exit_code)
+
+
+def _lost_redis(error: Exception) -> JustrightError | None:
+    """Our words for a Redis that went away in the middle; None: it is something else."""
+    redis = sys.modules.get("redis")
+    if redis is None or not isinstance(error, redis.RedisError):
+        return None
+    from justright.broker import unavailable
+    from justright.settings import load_settings
+
+    return unavailable(load_settings().redis_url.get_secret_value(), error)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,10 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
+import redis
+
 from justright.client import follow, refuse_if_another, submit
+from justright.errors import JustrightError
 from justright.local import LocalService, LocalStudy
 from justright.messages import Snapshot, decode_as
 from justright.settings import load_settings
@@ -18,12 +21,11 @@ from justright.view import make_view
 _REMEMBER_EVERY = 1.0  # seconds; what ``status`` and ``best`` know after a kill -9
 
 
-class Terminated(KeyboardInterrupt):
+class Terminated(SystemExit):
     """A signal asked us to end, as a scheduler does, or a terminal that is closed."""
 
     def __init__(self, number: int) -> None:
-        super().__init__()
-        self.exit_code = 128 + number
+        super().__init__(128 + number)
 
 
 def run(spec: StudySpec, *, gpus: Sequence[str], workers: int | None, quiet: bool) -> Snapshot:
@@ -44,7 +46,7 @@ def run(spec: StudySpec, *, gpus: Sequence[str], workers: int | None, quiet: boo
     try:
         service.start(gpus, workers, spec.pool)
         snapshot = _follow(service, study, spec, quiet)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated):
         _end(service, study)
         if study.has_trials():
             sys.stderr.write(f"\nstopped; the same command with --name {spec.name} goes on\n")
@@ -74,7 +76,11 @@ def _follow(service: LocalService, study: LocalStudy, spec: StudySpec, quiet: bo
                 study.remember(snapshot)
 
         submission = submit(broker, spec)
-        return follow(broker, spec.name, submission=submission, show=show, check=service.check)
+        try:
+            return follow(broker, spec.name, submission=submission, show=show, check=service.check)
+        except redis.RedisError as error:
+            service.check()
+            raise JustrightError(f"the embedded Redis does not answer: {error}") from None
 
 
 def _end(service: LocalService, study: LocalStudy) -> None:

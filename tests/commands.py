@@ -43,8 +43,15 @@ def serving(
             stdout=output,
             stderr=output,
         )
-    try:
+    with ending(process):
         yield process
+
+
+@contextmanager
+def ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End a process when the block does."""
+    try:
+        yield
     finally:
         process.terminate()
         try:

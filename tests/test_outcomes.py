@@ -343,8 +343,21 @@ def test_it_is_ended_from_outside(interruption: Interruption, number: signal.Sig
     tune = interruption.begin()
     tune.send_signal(number)
     tune.communicate(timeout=60)
-    assert tune.returncode not in (0, 1, 2, 3)
+    assert tune.returncode == (-number if number == signal.SIGKILL else 128 + number)
     await_true(lambda: processes_of(interruption.state) == [])
+    interruption.check_it_goes_on()
+
+
+def test_its_redis_dies(interruption: Interruption) -> None:
+    tune = interruption.begin()
+    [line] = [line for line in processes_of(interruption.state) if "redis-server" in line]
+    os.kill(int(line.split()[0]), signal.SIGKILL)
+    stdout, stderr = tune.communicate(timeout=60)
+    assert tune.returncode == 1, stderr
+    assert stdout == ""
+    assert "redis" in stderr
+    assert "Traceback" not in stderr
+    assert processes_of(interruption.state) == []
     interruption.check_it_goes_on()
 
 
