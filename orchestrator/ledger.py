@@ -50,6 +50,7 @@ class Ledger:
     storage: BaseStorage
     commit: Callable[[], None]
     close: Callable[[], None]
+    failures: tuple[type[Exception], ...] = ()  #: What its calls raise while a database is away.
 
     def studies(self) -> dict[str, optuna.Study]:
         """All studies that justright made, by name."""
@@ -91,8 +92,11 @@ def open_ledger(place: str) -> Ledger:
     if "://" not in place:
         journal = GroupCommitJournal(Path(place).expanduser().absolute())
         return Ledger(JournalStorage(journal), journal.commit, journal.close)
+    from sqlalchemy.exc import SQLAlchemyError
+
     storage = open_database(place)
-    return Ledger(storage, lambda: None, storage.remove_session)
+    failures = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
+    return Ledger(storage, lambda: None, storage.remove_session, failures)
 
 
 def open_database(url: str) -> optuna.storages.RDBStorage:
@@ -132,7 +136,13 @@ def open_database(url: str) -> optuna.storages.RDBStorage:
         ) from None
 
 
-def _first_line(error: Exception) -> str:
+def database_failed(place: str, error: Exception) -> StorageError:
+    """Word a failure of a database that had been opened."""
+    cause = error.__cause__ or error  # Optuna wraps what SQLAlchemy raised
+    return StorageError(f"the study storage {without_password(place)}: {_first_line(cause)}")
+
+
+def _first_line(error: BaseException) -> str:
     cause = getattr(error, "orig", None) or error
     text = str(cause).strip().splitlines()
     return without_password(text[0]) if text else type(error).__name__

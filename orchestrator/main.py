@@ -11,15 +11,17 @@ import time
 import uuid
 
 from justright.broker import Broker, RedisBroker, connect
+from justright.errors import StorageError
 from justright.processes import end_within
 from justright.settings import Settings
-from orchestrator.ledger import Ledger, open_ledger
+from orchestrator.ledger import Ledger, database_failed, open_ledger
 from orchestrator.reconcile import Reconciler
 
 log = logging.getLogger(__name__)
 
 _LEAD = 10.0  # seconds that a silent leader keeps a standby waiting
 _STANDBY = 0.5
+_AGAIN = 2.0  # seconds between tries to reach a database that went away
 _GRACE = 8.0  # seconds from SIGTERM to the end, should Redis or the storage be away
 
 
@@ -42,12 +44,22 @@ def run_orchestrator(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    opened = False
     try:
         while not stop.is_set():
             if not broker.lead(name, _LEAD):
                 stop.wait(_STANDBY)
                 continue
-            _serve(broker, open_ledger(settings.storage_place), settings, name, stop)
+            try:
+                # What was read and not acknowledged is read again by a new receiver.
+                books = open_ledger(settings.storage_place)
+                opened = True
+                _serve(RedisBroker(connect(url, patient=True)), books, settings, name, stop)
+            except StorageError as error:
+                if not opened or "://" not in settings.storage_place:
+                    raise  # a database that goes away comes back; a full disk needs somebody
+                log.warning("%s; trying again", error)
+                stop.wait(_AGAIN)
     finally:
         broker.resign(name)
     return 0
@@ -56,7 +68,11 @@ def run_orchestrator(settings: Settings) -> int:
 def _serve(
     broker: Broker, books: Ledger, settings: Settings, name: str, stop: threading.Event
 ) -> None:
-    """Be the active one until told to stop, or until another one has taken over."""
+    """Be the active one until told to stop, or until another one has taken over.
+
+    Raises:
+        StorageError: the storage failed. All that counts is in it and in Redis: go on from there.
+    """
     log.info("orchestrator %s is active", name)
     try:
         reconciler = Reconciler(broker, books, settings)
@@ -70,5 +86,7 @@ def _serve(
                 renew = now + _LEAD / 4
             reconciler.turn()
         reconciler.turn(wait=0.0)  # what workers that stopped with us have handed back
+    except books.failures as error:
+        raise database_failed(settings.storage_place, error) from None
     finally:
         books.close()

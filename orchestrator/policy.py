@@ -74,8 +74,7 @@ class OptunaPolicy(Policy):
         self._study.sampler = make_sampler(self._spec, self._space, asked)
 
     def _asked(self) -> list[FrozenTrial]:
-        trials = self._study.get_trials(deepcopy=False)
-        return [trial for trial in trials if trial.state != TrialState.WAITING]
+        return [t for t in self._study.get_trials(deepcopy=False) if "lr" in t.params]
 
     @property
     def total(self) -> int:

@@ -44,7 +44,9 @@ class TrialBook:
         self.decisions: dict[int, Decision] = {}  #: Made and not yet sent.
         self.changed = True  #: Something that clients are shown.
         for trial in study.get_trials(deepcopy=False):
-            if trial.state == optuna.trial.TrialState.WAITING or "lr" not in trial.params:
+            if "lr" not in trial.params:
+                if trial.state == optuna.trial.TrialState.RUNNING:  # killed in the middle of ask
+                    study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                 continue
             record = self._records[trial.number] = from_ledger(trial, seed)
             if record.stopping and record.state not in FINISHED:

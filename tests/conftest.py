@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import postgres_programs, running_postgres, running_redis
+from tests.servers import Postgres, postgres, postgres_programs, running_redis
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +34,10 @@ def clean_redis(redis_url: str) -> str:
     return redis_url
 
 
-@pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
+@pytest.fixture
+def postgres_server() -> Iterator[Postgres]:
     """A real PostgreSQL. Its tests are left out, with the reason, where none is installed."""
     if postgres_programs() is None:
         pytest.skip("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
-    with running_postgres() as url:
-        yield url
+    with postgres() as server:
+        yield server

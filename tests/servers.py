@@ -78,43 +78,69 @@ def postgres_programs() -> tuple[str, str] | None:
     return (initdb, postgres) if initdb and postgres else None
 
 
-@contextmanager
-def running_postgres() -> Iterator[str]:
-    """A PostgreSQL on a free port; yields a SQLAlchemy URL of an empty database.
+class Postgres:
+    """A PostgreSQL with an empty database, on a free port.
 
     PostgreSQL refuses to run as root: then it runs as "nobody".
     """
-    programs = postgres_programs()
-    assert programs is not None, "no PostgreSQL here: install it (Debian: postgresql)"
-    initdb, postgres = programs
-    user = "nobody" if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="justright-pg-"))
-    data, password_file = folder / "data", folder / "password"
-    password = secrets.token_hex(8)
-    password_file.write_text(password)
-    if user:
-        entry = pwd.getpwnam(user)
-        for path in (folder, password_file):
-            os.chown(path, entry.pw_uid, entry.pw_gid)
-    port = free_port()
-    server: subprocess.Popen[bytes] | None = None
-    try:
+
+    def __init__(self, folder: Path) -> None:
+        programs = postgres_programs()
+        assert programs is not None, "no PostgreSQL here: install it (Debian: postgresql)"
+        initdb, self._program = programs
+        self._folder, self._port = folder, free_port()
+        self._user = "nobody" if os.geteuid() == 0 else None
+        self._server: subprocess.Popen[bytes] | None = None
+        self.password = secrets.token_hex(8)
+        place = f"justright:{self.password}@127.0.0.1:{self._port}/postgres"
+        self.url = f"postgresql+psycopg://{place}"
+        password_file = folder / "password"
+        password_file.write_text(self.password)
+        if self._user:
+            entry = pwd.getpwnam(self._user)
+            for path in (folder, password_file):
+                os.chown(path, entry.pw_uid, entry.pw_gid)
         subprocess.run(
-            [initdb, "-D", data, "-U", "justright", "-A", "scram-sha-256", "-N",
+            [initdb, "-D", folder / "data", "-U", "justright", "-A", "scram-sha-256", "-N",
              f"--pwfile={password_file}"],
-            check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL,
+            check=True, user=self._user, cwd=folder, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        server = subprocess.Popen(
-            [postgres, "-D", data, "-p", str(port), "-k", str(folder), "-h", "127.0.0.1"],
-            user=user, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+
+    def start(self) -> None:
+        self._server = subprocess.Popen(
+            [self._program, "-D", self._folder / "data", "-p", str(self._port),
+             "-k", str(self._folder), "-h", "127.0.0.1"],
+            user=self._user, cwd=self._folder,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        _await_postgres(port, password, server)
-        yield f"postgresql+psycopg://justright:{password}@127.0.0.1:{port}/postgres"
+        _await_postgres(self._port, self.password, self._server)
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.send_signal(signal.SIGINT)  # "fast": SIGTERM waits for clients
+            self._server.wait(timeout=_PATIENCE)
+
+
+@contextmanager
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that runs, and that a test may stop and start."""
+    folder = Path(tempfile.mkdtemp(prefix="justright-pg-"))
+    server: Postgres | None = None
+    try:
+        server = Postgres(folder)
+        server.start()
+        yield server
     finally:
         if server is not None:
-            server.send_signal(signal.SIGINT)  # its "fast" shutdown: SIGTERM waits for clients
-            server.wait(timeout=_PATIENCE)
+            server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running_postgres() -> Iterator[str]:
+    """A PostgreSQL that runs; yields a SQLAlchemy URL of an empty database."""
+    with postgres() as server:
+        yield server.url
 
 
 def _await_postgres(port: int, password: str, server: subprocess.Popen[bytes]) -> None:

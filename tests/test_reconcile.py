@@ -378,3 +378,18 @@ def test_killed_at_a_commit_nothing_is_told_twice(tmp_path: Path, nth: int) -> N
     assert snapshot is not None
     assert commits >= nth
     check(house, snapshot, 9)
+
+
+def test_a_trial_that_was_asked_by_half_holds_nothing_up(tmp_path: Path) -> None:
+    """A database commits each write: a kill may fall between a trial and its rate."""
+    house = House(tmp_path)
+    house.submit(trials=4, pruner="none")
+    while not (told_any(house) and told(house)):
+        house.turn()
+    house.ledger.studies()["s"].ask()
+    house.ledger.commit()
+    house.restart()
+    snapshot = house.run()
+    assert snapshot.answer is not None
+    assert snapshot.answer.trials["complete"] == 4
+    assert all(trial.state.is_finished() for trial in told(house))

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 import optuna
 import pytest
 
+from justright.broker import RedisBroker, connect
 from tests.commands import EXAMPLES, justright, serving
-from tests.servers import free_port
+from tests.servers import Postgres, free_port
 
 DIGITS = f"{EXAMPLES / 'digits.py'}:Digits"
 
@@ -32,8 +34,7 @@ def run_study(tmp_path: Path, env: dict[str, str]) -> dict[str, Any]:
             "submit", DIGITS, "--trials", "12", "--epochs", "6", "--pruner", "median",
             "--name", "e2e", "--wait", "--json", env=env,
         )  # fmt: skip
-    logs = "".join(path.read_text() for path in tmp_path.glob("*.log"))
-    assert done.returncode == 0, done.stderr + logs
+    assert done.returncode == 0, done.stderr + logs_in(tmp_path)
     answer: dict[str, Any] = json.loads(done.stdout)
     assert answer["state"] == "complete"
     assert answer["reason"] == "trials"
@@ -109,10 +110,49 @@ def get_json(url: str) -> Any:
             time.sleep(0.1)
 
 
-def test_a_fleet_answers_on_postgresql(tmp_path: Path, clean_redis: str, postgres_url: str) -> None:
-    env = {"JUSTRIGHT_REDIS_URL": clean_redis, "JUSTRIGHT_STORAGE": postgres_url}
+def test_a_fleet_answers_on_postgresql(
+    tmp_path: Path, clean_redis: str, postgres_server: Postgres
+) -> None:
+    env = {"JUSTRIGHT_REDIS_URL": clean_redis, "JUSTRIGHT_STORAGE": postgres_server.url}
     answer = run_study(tmp_path, env)
-    storage = optuna.storages.RDBStorage(postgres_url)
+    storage = optuna.storages.RDBStorage(postgres_server.url)
     check_ledger(optuna.load_study(study_name="e2e", storage=storage), answer)
-    password = postgres_url.split(":")[2].split("@")[0]
-    assert all(password not in path.read_text() for path in tmp_path.glob("*.log"))
+    assert postgres_server.password not in logs_in(tmp_path)
+
+
+def test_a_database_that_goes_away_and_comes_back(
+    tmp_path: Path, clean_redis: str, postgres_server: Postgres
+) -> None:
+    """The orchestrator waits for it and goes on, with nothing lost and nothing twice."""
+    env = {"JUSTRIGHT_REDIS_URL": clean_redis, "JUSTRIGHT_STORAGE": postgres_server.url}
+    log = tmp_path / "orchestrator.log"
+    with (
+        serving("orchestrator", log=log, env=env),
+        serving("worker", "--threads", "1", log=tmp_path / "worker.log", env=env),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        command = ["submit", DIGITS, "--trials", "20", "--epochs", "12", "--name", "e2e"]
+        future = pool.submit(justright, *command, "--wait", "--json", env=env)
+        broker = RedisBroker(connect(clean_redis, patient=False))
+        while not future.done():
+            seen = broker.snapshot("e2e")
+            if seen is not None and len(seen.trials) > 4:
+                break
+        assert not future.done(), future.result().stderr
+        postgres_server.stop()
+        while "trying again" not in log.read_text():
+            assert not future.done(), future.result().stderr
+            time.sleep(0.05)
+        postgres_server.start()
+        done = future.result()
+    assert done.returncode == 0, done.stderr + log.read_text()
+    answer = json.loads(done.stdout)
+    assert answer["trials"]["complete"] + answer["trials"]["pruned"] == 20
+    storage = optuna.storages.RDBStorage(postgres_server.url)
+    check_ledger(optuna.load_study(study_name="e2e", storage=storage), answer)
+    assert "Traceback" not in log.read_text()
+    assert postgres_server.password not in logs_in(tmp_path)
+
+
+def logs_in(folder: Path) -> str:
+    return "".join(path.read_text() for path in folder.glob("*.log"))
