@@ -36,20 +36,20 @@ TASK = Annotated[
     ),
 ]
 STUDY = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study.")]
-LR = Annotated[str | None, typer.Option(metavar="LOW:HIGH", help="Range searched [1e-6:10].")]
-TRIALS = Annotated[int | None, typer.Option(help="Learning rates to try [30].")]
-EPOCHS = Annotated[int | None, typer.Option(help="The horizon [the task's own].")]
+LR = Annotated[str | None, typer.Option(metavar="LOW:HIGH", help="Range searched (1e-6:10).")]
+TRIALS = Annotated[int | None, typer.Option(help="Learning rates to try (30).")]
+EPOCHS = Annotated[int | None, typer.Option(help="The horizon (the task's own).")]
 TIMEOUT = Annotated[float | None, typer.Option(help="Seconds after which to answer.")]
 SAMPLER = Annotated[str | None, typer.Option(help="auto, tpe, gp, random, qmc or grid.")]
 PRUNER = Annotated[str | None, typer.Option(help="auto, asha, hyperband, median or none.")]
-REPLICATES = Annotated[int | None, typer.Option(help="Seeds for the best rates [1].")]
-SEED = Annotated[int | None, typer.Option(help="Seed of weights, batches and search [0].")]
+REPLICATES = Annotated[int | None, typer.Option(help="Seeds for the best rates (1).")]
+SEED = Annotated[int | None, typer.Option(help="Seed of weights, batches and search (0).")]
 LANES = Annotated[str | None, typer.Option(help="Trials in a job: auto or a number.")]
 NAME = Annotated[str | None, typer.Option(help="Name of the study; the same goes on with it.")]
 SET = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of the task.")
 ]
-POOL = Annotated[str | None, typer.Option(help="Which workers [default].")]
+POOL = Annotated[str | None, typer.Option(help="Which workers (default).")]
 METRIC = Annotated[str | None, typer.Option(help="Name of the loss in a command's output.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
@@ -104,9 +104,10 @@ def tune(
     replicates: REPLICATES = None,
     seed: SEED = None,
     lanes: LANES = None,
-    workers: Annotated[int | None, typer.Option(help="Workers [one a GPU, or one].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Workers (one a GPU, or one).")] = None,
     name: NAME = None,
     set_: SET = None,
+    pool: POOL = None,
     metric: METRIC = None,
     json: JSON = False,
 ) -> None:
@@ -116,7 +117,7 @@ def tune(
     flags = {
         "lr": lr, "trials": trials, "epochs": epochs, "timeout": timeout, "sampler": sampler,
         "pruner": pruner, "replicates": replicates, "seed": seed, "lanes": lanes,
-        "workers": workers, "name": name, "metric": metric,
+        "workers": workers, "name": name, "pool": pool, "metric": metric,
     }  # fmt: skip
     spec, count = _make_spec(task, flags, set_)
     gpus = _house("worker.main").visible_gpus()
@@ -207,7 +208,7 @@ def orchestrator() -> None:
 
 @app.command()
 def worker(
-    gpus: Annotated[str | None, typer.Option(help="0,1 or none [every visible one].")] = None,
+    gpus: Annotated[str | None, typer.Option(help="0,1 or none (every visible one).")] = None,
     lanes: Annotated[str, typer.Option(help="Trials in a job: auto or a number.")] = "auto",
     pool: Annotated[str, typer.Option(help="Which studies' jobs to take.")] = "default",
     allow_commands: Annotated[
