@@ -135,6 +135,10 @@ class Broker(ABC):
         """Tell the workers of some trials what to do at their next report."""
 
     @abstractmethod
+    def forget(self, study: str) -> None:
+        """Forget all decisions: there is a new study of that name."""
+
+    @abstractmethod
     def publish(self, snapshot: Snapshot, keep: float | None = None) -> None:
         """Show a study to clients, for ``keep`` seconds (None: until it is published again)."""
 
@@ -306,6 +310,9 @@ class RedisBroker(Broker):
             pipe.hset(decisions_key(study), mapping=mapping)
             pipe.expire(decisions_key(study), DECISIONS_KEPT)
             pipe.execute()
+
+    def forget(self, study: str) -> None:
+        self._redis.delete(decisions_key(study))
 
     def publish(self, snapshot: Snapshot, keep: float | None = None) -> None:
         with self._redis.pipeline(transaction=False) as pipe:

@@ -58,12 +58,14 @@ def follow(
         UsageError: the orchestrator refused the submission.
     """
     last: Snapshot | None = None
+    taken = False
     checked = 0.0
     while True:
         snapshot = broker.snapshot(study)
         if snapshot is not None and submission in snapshot.refused:
             raise UsageError(snapshot.refused[submission])
-        taken = snapshot is not None and submission in (None, snapshot.submission)
+        # Once is enough: somebody else may submit the same study after us.
+        taken = taken or (snapshot is not None and submission in (None, snapshot.submission))
         if snapshot is not None and taken and snapshot != last:
             last = snapshot
             show(snapshot)

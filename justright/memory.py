@@ -95,6 +95,9 @@ class MemoryBroker(Broker):
     def decide(self, study: str, decisions: dict[int, Decision]) -> None:
         self.decisions.setdefault(study, {}).update(decisions)
 
+    def forget(self, study: str) -> None:
+        self.decisions.pop(study, None)
+
     def publish(self, snapshot: Snapshot, keep: float | None = None) -> None:
         until = math.inf if keep is None else self._clock() + keep
         self._snapshots[snapshot.study] = (decode_as(Snapshot, snapshot.encode()), until)

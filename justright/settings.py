@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr = SecretStr(DEFAULT_REDIS_URL)  #: redis://, rediss:// or unix://
     storage: SecretStr | None = None  #: A journal file's path, or a SQLAlchemy URL.
     state: Path = Field(default_factory=_default_state)  #: Where ``tune`` keeps its things.
-    lease: float = Field(default=15.0, gt=0)  #: Seconds without a heartbeat until a job is lost.
+    lease: float = Field(default=10.0, gt=0)  #: Seconds without a heartbeat until a job is lost.
     attempts: int = Field(default=3, ge=1)  #: Executions of a trial before it is failed for good.
 
     @property

@@ -66,7 +66,7 @@ class Ledger:
         optuna.delete_study(study_name=name, storage=self.storage)
 
     def create(self, name: str, attributes: dict[str, Any]) -> optuna.Study:
-        """A new study that minimizes the loss.
+        """A new study that minimizes the loss. It is ours once SPEC is written: the last one.
 
         Raises:
             UsageError: the storage has a study of that name, made by somebody else.
@@ -74,10 +74,12 @@ class Ledger:
         try:
             study = optuna.create_study(storage=self.storage, study_name=name, direction="minimize")
         except optuna.exceptions.DuplicatedStudyError:
-            raise UsageError(
-                f"the study storage has a study {name} that was not made by justright. It is left "
-                "as it is: choose another --name."
-            ) from None
+            study = optuna.load_study(study_name=name, storage=self.storage)
+            if STATE not in study.user_attrs or study.trials:  # else: one that a kill left
+                raise UsageError(
+                    f"the study storage has a study {name} that was not made by justright. It is "
+                    "left as it is: choose another --name."
+                ) from None
         for key, value in attributes.items():
             study.set_user_attr(key, value)
         return study

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,11 @@ class Policy(ABC):
     def total(self) -> int:
         """How many trials it will propose, as far as it knows."""
 
+    @property
+    @abstractmethod
+    def exhausted(self) -> bool:
+        """Whether it has nothing more to propose, whatever else ends."""
+
     @abstractmethod
     def propose(self) -> Proposal | None:
         """The next trial to start; None: nothing more, or nothing until others have ended."""
@@ -49,6 +55,11 @@ class Policy(ABC):
     @abstractmethod
     def narrow(self, lr_range: tuple[float, float]) -> None:
         """From now on, search in this range only."""
+
+
+def _originals(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Trials that search, without those that repeat."""
+    return [trial for trial in trials if ledger.REPLICATE_OF not in trial.user_attrs]
 
 
 class OptunaPolicy(Policy):
@@ -78,40 +89,73 @@ class OptunaPolicy(Policy):
 
     @property
     def total(self) -> int:
-        finalists = min(_FINALISTS, self._spec.trials)
-        return self._spec.trials + (self._spec.replicates - 1) * finalists
+        trials = self._asked()
+        if self._searching(trials):
+            finalists = min(_FINALISTS, self._spec.trials)
+            return self._spec.trials + (self._spec.replicates - 1) * finalists
+        return len(trials) + len(self._missing_replicates(trials))
+
+    @property
+    def exhausted(self) -> bool:
+        trials = self._asked()
+        return not self._searching(trials) and not self._missing_replicates(trials)
 
     def propose(self) -> Proposal | None:
-        asked = self._asked()
-        if len(asked) < self._spec.trials:
-            if len(asked) < len(self._starts):
-                self._study.enqueue_trial({"lr": self._starts[len(asked)]})
-            trial = self._study.ask(self._space)
-            return self._proposal(trial, self._spec.seed, None)
-        if any(not trial.state.is_finished() for trial in asked[: self._spec.trials]):
+        trials = self._asked()
+        originals = _originals(trials)
+        if len(originals) < self._spec.trials:
+            if len(originals) < len(self._starts):
+                self._enqueue({"lr": self._starts[len(originals)]}, {})
+            return self._ask()
+        if self._searching(trials):
             return None
-        return self._propose_replicate(asked)
+        for original, seed in self._missing_replicates(trials)[:1]:
+            attributes = {ledger.SEED: seed, ledger.REPLICATE_OF: original.number}
+            self._enqueue(original.params, attributes)
+            return self._ask()
+        return None
 
-    def _propose_replicate(self, asked: list[FrozenTrial]) -> Proposal | None:
-        """The best rates again with other seeds, one seed after the other."""
-        complete = [t for t in asked[: self._spec.trials] if t.state == TrialState.COMPLETE]
+    def _searching(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether there are rates to ask for, or to wait for."""
+        originals = _originals(trials)
+        unfinished = any(not trial.state.is_finished() for trial in originals)
+        return unfinished or len(originals) < self._spec.trials
+
+    def _missing_replicates(self, trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, int]]:
+        """The best rates with other seeds, one seed after the other, as far as not asked yet."""
+        complete = [t for t in _originals(trials) if t.state == TrialState.COMPLETE]
         finalists = sorted(complete, key=lambda t: t.value or 0.0)[:_FINALISTS]
-        done = len(asked) - self._spec.trials
-        if done >= len(finalists) * (self._spec.replicates - 1):
-            return None
-        original = finalists[done % len(finalists)]
-        self._study.enqueue_trial(original.params)
-        trial = self._study.ask(self._space)
-        seed = self._spec.seed + 1 + done // len(finalists)
-        return self._proposal(trial, seed, original.number)
+        asked = {
+            (t.user_attrs[ledger.REPLICATE_OF], t.user_attrs[ledger.SEED])
+            for t in trials
+            if ledger.REPLICATE_OF in t.user_attrs
+        }
+        seeds = (self._spec.seed + number for number in range(1, self._spec.replicates))
+        wanted = [(original, seed) for seed in seeds for original in finalists]
+        return [
+            (original, seed) for original, seed in wanted if (original.number, seed) not in asked
+        ]
 
-    def _proposal(self, trial: optuna.Trial, seed: int, replicate_of: int | None) -> Proposal:
+    def _enqueue(self, params: dict[str, Any], attributes: dict[str, Any]) -> None:
+        """Fix what the next trial is. One that a kill has left behind is that very one."""
+        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self._study.enqueue_trial(params, user_attrs=attributes)
+
+    def _ask(self) -> Proposal:
+        trial = self._study.ask(self._space)
+        seed = trial.user_attrs.get(ledger.SEED)
+        if seed is None:
+            seed = self._spec.seed
+            self._storage.set_trial_user_attr(trial._trial_id, ledger.SEED, seed)
         others = {name: value for name, value in trial.params.items() if name != "lr"}
-        trial_id = trial._trial_id
-        self._storage.set_trial_user_attr(trial_id, ledger.SEED, seed)
-        if replicate_of is not None:
-            self._storage.set_trial_user_attr(trial_id, ledger.REPLICATE_OF, replicate_of)
-        return Proposal(trial_id, trial.number, trial.params["lr"], seed, others, replicate_of)
+        return Proposal(
+            trial._trial_id,
+            trial.number,
+            trial.params["lr"],
+            seed,
+            others,
+            trial.user_attrs.get(ledger.REPLICATE_OF),
+        )
 
     def judge(self, trial: FrozenTrial) -> str | None:
         if ledger.REPLICATE_OF in trial.user_attrs or trial.last_step is None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from justright.broker import AT_MOST, Broker
-from justright.errors import JustrightError, UsageError
+from justright.errors import StorageError, UsageError
 from justright.lifecycle import StudyState, TrialState
 from justright.messages import (
     Cancel,
@@ -50,6 +50,7 @@ class _Outbox:
 
     jobs: list[tuple[Job, str]] = field(default_factory=list)
     failed: list[Snapshot] = field(default_factory=list)
+    created: list[str] = field(default_factory=list)
 
 
 class Reconciler:
@@ -64,10 +65,15 @@ class Reconciler:
     ) -> None:
         self._broker, self._ledger, self._clock = broker, books, clock
         self._lease, self._attempts = settings.lease, settings.attempts
-        self._runs = {
-            name: StudyRun(study, books.storage, settings.attempts, clock)
-            for name, study in books.studies().items()
-        }
+        self._fatal: tuple[type[Exception], ...] = (StorageError, *books.failures)
+        self._runs: dict[str, StudyRun] = {}
+        for name, study in books.studies().items():
+            try:
+                self._runs[name] = StudyRun(study, books.storage, settings.attempts, clock)
+            except self._fatal:
+                raise
+            except Exception:  # written by a newer release, perhaps
+                log.exception("study %s cannot be read; it is left as it is", name)
         self._workers: list[WorkerInfo] = []
         self._look_at_workers = 0.0
         self._look_at_places = 0.0
@@ -82,7 +88,7 @@ class Reconciler:
         for message in messages:
             self._apply(message)
         for run in self._active():
-            run.judge()
+            self._safely(run, run.judge)
         self._refresh(now, backlog=len(messages) >= AT_MOST)
         for run in self._active():
             self._end_if_due(run)
@@ -102,6 +108,17 @@ class Reconciler:
     def _active(self) -> list[StudyRun]:
         return [run for run in self._runs.values() if run.active]
 
+    def _safely(self, run: StudyRun, call: Callable[[], None]) -> None:
+        """One study's fault ends that study, never the service."""
+        try:
+            call()
+        except self._fatal:
+            raise
+        except Exception as error:
+            log.exception("study %s fails", run.name)
+            message = f"justright itself failed: {type(error).__name__}: {error}"
+            run.fail(Failure(kind=FailureKind.TASK, message=message))
+
     # -- what arrives ---------------------------------------------------------------------------
 
     def _apply(self, message: Command | Event) -> None:
@@ -117,16 +134,16 @@ class Reconciler:
             case _:
                 run = self._runs.get(message.study)
                 if run is not None and run.active:
-                    run.apply(message)
+                    self._safely(run, lambda: run.apply(message))
 
     def _submit(self, message: Submit) -> None:
         spec = message.spec
         run = self._runs.get(spec.name)
         if run is None:
             attributes = {
-                ledger.SPEC: spec.model_dump(mode="json"),
                 ledger.STATE: StudyState.INSPECTING,
                 ledger.SUBMISSION: message.id,
+                ledger.SPEC: spec.model_dump(mode="json"),
             }
             try:
                 study = self._ledger.create(spec.name, attributes)
@@ -136,6 +153,7 @@ class Reconciler:
             self._runs[spec.name] = StudyRun(
                 study, self._ledger.storage, self._attempts, self._clock
             )
+            self._outbox.created.append(spec.name)
             log.info("study %s: %s", spec.name, spec.task.label)
             return
         differing = differences(run.spec, spec)
@@ -155,8 +173,12 @@ class Reconciler:
             self._look_at_workers = now + _WORKERS_EVERY
             self._workers = self._broker.workers()
         if now >= self._look_at_places and not backlog:
+            if now > self._look_at_places + max(self._lease / 2, 3 * _PLACES_EVERY):
+                # Nobody looked for a while: Redis was away, or we were. Hearts beat again first.
+                self._missing_since.clear()
             self._look_at_places = now + _PLACES_EVERY
             for run in self._active():
+                run.note_time()
                 self._recover(run, now)
 
     def _recover(self, run: StudyRun, now: float) -> None:
@@ -168,10 +190,11 @@ class Reconciler:
                 self._missing_since.pop(job, None)
                 continue
             # Between queue and lease a job is nowhere for a moment; a lost start is rare enough
-            # to be given a whole lease. A running trial's lease has expired: it is lost now.
+            # to be given a whole lease. A running trial's lease has expired, but a heart that
+            # was kept from Redis beats again within half of one.
             running = any(record.state == TrialState.RUNNING for record in records)
             since = self._missing_since.setdefault(job, now)
-            if job and not running and now - since < self._lease:
+            if job and now - since < (self._lease / 2 if running else self._lease):
                 continue
             self._missing_since.pop(job, None)
             if not records:
@@ -202,11 +225,9 @@ class Reconciler:
         lanes = min(worker.lanes for worker in workers)
         if run.spec.lanes != "auto":
             lanes = run.spec.lanes
-        try:
-            return run.next_job(lanes, _new_id)
-        except JustrightError as error:
-            run.fail(Failure(kind=FailureKind.TASK, message=str(error)))
-            return None
+        found: list[Job | None] = []
+        self._safely(run, lambda: found.append(run.next_job(lanes, _new_id)))
+        return found[0] if found else None
 
     def _drop_untrainable(self) -> None:
         """A study whose task could not even be loaded leaves nothing but the news of it."""
@@ -229,6 +250,8 @@ class Reconciler:
     def _let_out(self, now: float) -> None:
         """Everything that rests on what was just committed."""
         outbox, self._outbox = self._outbox, _Outbox()
+        for name in outbox.created:
+            self._broker.forget(name)
         for run in self._runs.values():
             for job_id in run.take_withdrawn():
                 self._broker.withdraw(job_id, run.spec.pool)

@@ -13,6 +13,7 @@ from typing import Any, cast
 import optuna
 from optuna.storages import BaseStorage
 
+from justright.errors import JustrightError
 from justright.lifecycle import STUDY_FINISHED, StudyState, TrialState
 from justright.messages import (
     Answer,
@@ -37,6 +38,7 @@ from orchestrator.trial_record import TrialRecord
 
 _HOPELESS = 3  # trials that fail in the user's code, none succeeding, until the study gives up
 _REFUSED = 8  # refused submissions that are remembered
+_NOTE_TIME = 2.0  # seconds at work that a kill of the orchestrator may forget
 _NOTE_VERSION = "dashboard:note_ver"  # optuna-dashboard's names for a study's note
 _NOTE_PART = "dashboard:note_str:"
 _NOTE_SIZE = 2045  # its limit for one part
@@ -68,23 +70,26 @@ class StudyRun:
         self._inspecting_job: str = attributes.get(ledger.JOB, "")
         self._inspections = 1
         self._spent: float = attributes.get(ledger.SPENT, 0.0)
+        self._noted = self._spent
         self._since: float | None = None  #: Clock at which ``_spent`` was right; None: at rest.
         self._policy: Policy | None = None
         self._load(attributes)
 
     def _load(self, attributes: dict[str, Any]) -> None:
         self.failure: Failure | None = None
-        if ledger.FAILURE in attributes:
+        if attributes.get(ledger.FAILURE) is not None:
             self.failure = Failure.model_validate(attributes[ledger.FAILURE])
         self._range: tuple[float, float] | None = None
         if ledger.RANGE in attributes:
             low, high = attributes[ledger.RANGE]
             self._range = (low, high)
+        self.answer: Answer | None = None
+        if ledger.ANSWER in attributes and not self.active:
+            self.answer = Answer.model_validate(attributes[ledger.ANSWER])
+        if self.active and self.trials.open_jobs():
+            self._since = self._clock()  # workers went on while nobody looked
         if ledger.INSPECTION in attributes:
             self._begin(Inspection.model_validate(attributes[ledger.INSPECTION]))
-        self.answer: Answer | None = None
-        if ledger.ANSWER in attributes and self.state in STUDY_FINISHED:
-            self.answer = Answer.model_validate(attributes[ledger.ANSWER])
 
     # -- what it wants --------------------------------------------------------------------------
 
@@ -177,7 +182,9 @@ class StudyRun:
 
     def lose_inspection(self) -> None:
         """The look at the task went missing: have another worker look."""
-        self._inspecting_job = ""
+        self._inspection_failed(
+            Failure(kind=FailureKind.LOST, message="the workers that looked at the task were lost")
+        )
 
     def judge(self) -> None:
         """Ask the policy about the trials that have reported since the last time."""
@@ -197,18 +204,26 @@ class StudyRun:
             self._set_state(StudyState.RUNNING)
             self._begin(event)
             return
-        lost = event.failure.kind in (FailureKind.LOST, FailureKind.RETURNED)
+        self._inspection_failed(event.failure)
+
+    def _inspection_failed(self, failure: Failure) -> None:
+        lost = failure.kind in (FailureKind.LOST, FailureKind.RETURNED)
         if lost and self._inspections < self._max_attempts:
-            self._inspections += event.failure.kind == FailureKind.LOST
+            self._inspections += failure.kind == FailureKind.LOST
             self._inspecting_job = ""
             return
-        self.fail(event.failure)
+        self.fail(failure)
 
     def _begin(self, inspection: Inspection) -> None:
         self.inspection = inspection
-        self._policy = OptunaPolicy(
-            self._study, self._storage, self.spec, inspection, self._range or self.spec.lr_range
-        )
+        self._policy = None
+        if not self.active:
+            return
+        lr_range = self._range or self.spec.lr_range
+        try:
+            self._policy = OptunaPolicy(self._study, self._storage, self.spec, inspection, lr_range)
+        except JustrightError as error:  # a sampler that needs what is not installed here
+            self.fail(Failure(kind=FailureKind.TASK, message=str(error)))
 
     def _narrow(self, event: Space) -> None:
         """An objective named its range: search where that and the user's own meet."""
@@ -231,7 +246,7 @@ class StudyRun:
 
     def _after_an_end(self) -> None:
         """Give up where the user's code fails each time; note what a kill would forget."""
-        self._set(ledger.SPENT, self.elapsed())
+        self.note_time()
         failed = [record for record in self.trials if record.state == TrialState.FAILED]
         hopeless = len(failed) >= _HOPELESS and all(r.best is None for r in self.trials)
         if hopeless and failed[-1].failure is not None:
@@ -245,17 +260,13 @@ class StudyRun:
             return "timeout"
         if self._policy is None or not self.trials.all_finished:
             return None
-        return "trials" if len(self.trials) >= self._planned() else None
+        return "trials" if self._policy.exhausted else None
 
-    def _planned(self) -> int:
-        if self._policy is None or self.spec.replicates == 1:
-            return self.spec.trials
-        complete = sum(
-            r.state == TrialState.COMPLETE and r.replicate_of is None for r in self.trials
-        )
-        extra = self._policy.total - self.spec.trials
-        finalists = extra // (self.spec.replicates - 1)
-        return self.spec.trials + min(complete, finalists) * (self.spec.replicates - 1)
+    def note_time(self) -> None:
+        """Record the time spent, now and then: a kill would forget it."""
+        if self.elapsed() - self._noted >= _NOTE_TIME:
+            self._noted = self.elapsed()
+            self._set(ledger.SPENT, self._noted)
 
     def finish(self, state: StudyState, reason: str) -> None:
         """End the study now: trials end with what they have, and the answer is final."""
@@ -290,11 +301,18 @@ class StudyRun:
         final = self.state == StudyState.COMPLETE and spec == self.spec
         self.spec = spec
         self._set(ledger.SPEC, spec.model_dump(mode="json"))
-        if final or self.inspection is None:
+        if final or (self.inspection is None and self.active):
             return
-        self._begin(self.inspection)
         self.reason = self.failure = self.answer = None
-        self._set_state(StudyState.RUNNING)
+        self._set(ledger.REASON, None)
+        self._set(ledger.FAILURE, None)
+        if self.inspection is not None:
+            self._set_state(StudyState.RUNNING)
+            self._begin(self.inspection)
+            return
+        self._inspecting_job, self._inspections = "", 1
+        self._set(ledger.JOB, "")
+        self._set_state(StudyState.INSPECTING)
 
     # -- views ----------------------------------------------------------------------------------
 
@@ -339,7 +357,7 @@ class StudyRun:
             spec=self.spec,
             state=self.state,
             task=self.spec.task.label,
-            total=self._planned(),
+            total=self._policy.total if self._policy else max(self.spec.trials, len(self.trials)),
             horizon=self.horizon,
             trials=tuple(record.view() for record in self.trials),
             answer=self.answer or self._current_answer(),

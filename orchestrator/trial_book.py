@@ -180,6 +180,8 @@ class TrialBook:
             self._note(record, ledger.LOST, record.lost)
         lost = failure.kind in (FailureKind.LOST, FailureKind.RETURNED)
         if lost and record.lost < self._max_attempts:
+            if failure.kind == FailureKind.LOST:  # should it live on all the same
+                self._decide(record, "its job was taken for lost")
             self._move(record, "g")
             record.begin_again()
             self._note(record, ledger.ATTEMPT, record.attempt)
@@ -190,8 +192,8 @@ class TrialBook:
         self._tell(record, optuna.trial.TrialState.FAIL, None)
 
     def _complete(self, record: TrialRecord, value: float | None) -> None:
-        if value is not None:
-            record.best = value if record.best is None else min(record.best, value)
+        if value is not None:  # what an objective returns counts, whatever it has reported
+            record.best = value
         if record.best is None:
             failure = Failure(kind=FailureKind.TASK, message="it ended without any finite loss")
             self._fail_attempt(record, failure)

@@ -155,6 +155,8 @@ def from_ledger(trial: FrozenTrial, default_seed: int) -> TrialRecord:
         record.learn(step, loss if math.isfinite(loss) else None)
     if trial.state.is_finished() and record.state not in FINISHED:
         record.state = _FROM_OPTUNA[trial.state]  # told, and killed before it was noted
+    if record.state in FINISHED and not trial.state.is_finished():
+        record.state = TrialState.RUNNING  # noted, and killed before it was told: it comes again
     if record.state == TrialState.COMPLETE and trial.value is not None:
         record.best = trial.value
     return record

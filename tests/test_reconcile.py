@@ -23,6 +23,7 @@ from justright.messages import (
     Snapshot,
     Space,
 )
+from orchestrator.journal import GroupCommitJournal
 from orchestrator.ledger import Ledger
 from tests.twin import HORIZON, LEASE, House
 
@@ -393,3 +394,148 @@ def test_a_trial_that_was_asked_by_half_holds_nothing_up(tmp_path: Path) -> None
     assert snapshot.answer is not None
     assert snapshot.answer.trials["complete"] == 4
     assert all(trial.state.is_finished() for trial in told(house))
+
+
+def test_more_trials_after_replicates(tmp_path: Path) -> None:
+    """Only rates that were searched are repeated, and only searched ones count as trials."""
+    house = House(tmp_path)
+    house.submit(trials=6, replicates=2, pruner="none")
+    house.run()
+    house.submit("s2", trials=10, replicates=2, pruner="none")
+    for _ in range(500):
+        house.turn()
+        known = house.broker.snapshot("s")
+        if known is not None and known.submission == "s2" and known.state == StudyState.COMPLETE:
+            break
+    originals = [t for t in told(house) if "replicate_of" not in t.user_attrs]
+    assert len(originals) == 10
+    numbers = {trial.number for trial in originals}
+    repeated = [t for t in told(house) if "replicate_of" in t.user_attrs]
+    assert {trial.user_attrs["replicate_of"] for trial in repeated} <= numbers
+    pairs = [(t.user_attrs["replicate_of"], t.user_attrs["seed"]) for t in repeated]
+    assert len(pairs) == len(set(pairs))
+
+
+def test_a_sampler_that_is_not_installed_fails_its_study_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    house = House(tmp_path)
+    house.submit(sampler="gp")
+    snapshot = house.run()
+    assert snapshot.state == StudyState.FAILED
+    assert snapshot.failure is not None
+    assert "justright[gp]" in snapshot.failure.message
+    house.restart()
+    house.submit("s2", sampler="random")
+    for _ in range(200):
+        house.turn()
+    known = house.broker.snapshot("s")
+    assert known is not None
+    check(house, known, 8)
+
+
+@pytest.mark.parametrize("nth", range(1, 40, 3))
+def test_killed_between_any_two_writes_of_a_database(
+    tmp_path: Path, nth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database keeps each write at once: here the journal does, and one write is the last."""
+    house = House(tmp_path, workers=2)
+    house.submit(trials=5, replicates=2, pruner="none")
+    original: Callable[..., Any] = GroupCommitJournal.append_logs
+    writes = 0
+
+    def durable(self: GroupCommitJournal, logs: list[dict[str, Any]]) -> None:
+        nonlocal writes
+        writes += 1
+        if writes == nth * 5:
+            raise Killed
+        original(self, logs)
+        self.commit()
+
+    monkeypatch.setattr(GroupCommitJournal, "append_logs", durable)
+    snapshot: Snapshot | None = None
+    for _ in range(3):
+        try:
+            snapshot = house.run()
+            break
+        except Killed:
+            house.restart()
+    assert snapshot is not None
+    assert snapshot.answer is not None
+    assert snapshot.answer.trials["complete"] == 8
+    assert all(trial.state.is_finished() for trial in told(house))
+    for trial in told(house):
+        original_of = trial.user_attrs.get("replicate_of")
+        if original_of is not None:
+            assert trial.params == told(house)[original_of].params
+
+
+def test_a_redis_that_was_away_costs_no_attempt(tmp_path: Path) -> None:
+    """Leases have expired when it is back; hearts beat again a little later."""
+    house = House(tmp_path)
+    house.submit(trials=3, pruner="none")
+    while not house.workers[0].steps:
+        house.turn()
+    house.clock.now += 3 * LEASE
+    for _ in range(2):
+        house.turn(workers=False)
+    snapshot = house.run()
+    check(house, snapshot, 3)
+    assert snapshot.answer is not None
+    assert snapshot.answer.attempts == 3
+
+
+def test_cancelled_before_it_began_and_submitted_again(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.submit(trials=3)
+    house.turn(workers=False)
+    house.broker.send(Cancel(study="s"))
+    house.turn(workers=False)
+    known = house.broker.snapshot("s")
+    assert known is not None
+    assert known.state == StudyState.CANCELLED
+    house.submit("s2", trials=3)
+    house.turn()
+    check(house, house.run(), 3)
+
+
+def test_a_mended_failure_is_forgotten(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.submit(pruner="none")
+    failure = Failure(kind=FailureKind.USER, message="boom")
+    worker = house.workers[0]
+    while (known := house.broker.snapshot("s")) is None or known.state != StudyState.FAILED:
+        house.turn()
+        if worker.job is not None:
+            [work] = worker.job.trials
+            outcome = Outcome(
+                study="s", trial=work.number, attempt=1, kind=OutcomeKind.FAILED, failure=failure
+            )
+            house.broker.exchange([outcome])
+            worker.job = None
+            worker.steps.clear()
+    house.submit("s2", pruner="none")
+    house.turn()
+    house.run()
+    house.restart()
+    house.turn()
+    known = house.broker.snapshot("s")
+    assert known is not None
+    assert known.state == StudyState.COMPLETE
+    assert known.failure is None
+
+
+def test_the_timeout_counts_while_nobody_looks_at_a_trial(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.submit(timeout=50.0, trials=1, pruner="none")
+    while not house.workers[0].steps:
+        house.turn()
+    house.restart()
+    for _ in range(60):
+        house.workers[0].beat()
+        house.turn(workers=False)
+    known = house.broker.snapshot("s")
+    assert known is not None
+    assert known.answer is not None
+    assert known.answer.reason == "timeout"
