@@ -176,16 +176,25 @@ def submit(
     submission = send(_service(), spec)
     if wait:
         broker = _service(patient=True)
-        with make_view(json) as view:
-            snapshot = follow(
-                broker, spec.name, submission=submission, show=view.show,
-                check=await_leader(broker),
-            )  # fmt: skip
+        try:
+            with make_view(json) as view:
+                snapshot = follow(
+                    broker, spec.name, submission=submission, show=view.show,
+                    check=await_leader(broker),
+                )  # fmt: skip
+        except KeyboardInterrupt:
+            sys.stderr.write(f"\n{spec.name} goes on; to end it: justright cancel {spec.name}\n")
+            raise
         raise typer.Exit(_print_result(snapshot, json))
     if json:
         print(json_module.dumps({"study": spec.name, "state": "submitted"}))
     else:
         print(f"submitted {spec.name}; follow it with: justright status {spec.name} --watch")
+    if _service().leader() is None:
+        sys.stderr.write(
+            "no orchestrator is active: the study begins when there is one (justright "
+            "orchestrator)\n"
+        )
 
 
 def _service(*, patient: bool = False) -> Any:
@@ -248,6 +257,8 @@ def status(
     from justright.view import print_answer, print_failure, status_tables, trial_table
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)  # in a pipe nothing need be cut
     while True:
         overview = gather(study)
         if json:

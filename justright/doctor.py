@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -99,7 +100,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     recent = tuple(int(part) for part in version.split(".")[:2]) >= (6, 2)
     mend = "" if recent else "justright needs Redis 6.2 or newer, or Valkey"
     yield Finding("redis", recent, f"{shown}, version {version}", mend)
-    kept = info.get("aof_enabled") == 1 or info.get("rdb_last_bgsave_status") != "ok"
+    kept = info.get("aof_enabled") == 1
     yield Finding(
         "redis persistence",
         kept,
@@ -172,7 +173,9 @@ def _gpus(house: Callable[[str], ModuleType]) -> Finding:
 def _task(task: str, house: Callable[[str], ModuleType]) -> Finding:
     """Load the task and try a batch of it, as a worker would."""
     try:
-        return Finding("task", True, house("worker.look").look_at(resolve(task, Path.cwd())))
+        # What the user's code prints is not ours to mix into the findings.
+        with contextlib.redirect_stdout(sys.stderr):
+            return Finding("task", True, house("worker.look").look_at(resolve(task, Path.cwd())))
     except JustrightError as error:
         return Finding("task", False, task, getattr(error, "traceback", "") or str(error))
     except ImportError as error:

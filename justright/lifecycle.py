@@ -80,6 +80,8 @@ class StudyState(StrEnum):
     COMPLETE = "complete"  #: Ended by a stop rule; the answer is final.
     CANCELLED = "cancelled"  #: Ended by its user; the answer is what was known then.
     FAILED = "failed"  #: Ended without an answer because the task cannot be trained.
+    INTERRUPTED = "interrupted"  #: Its ``tune`` was ended; shown of what is kept, never recorded.
 
 
+STUDY_ACTIVE = frozenset({StudyState.INSPECTING, StudyState.RUNNING})
 STUDY_FINISHED = frozenset({StudyState.COMPLETE, StudyState.CANCELLED, StudyState.FAILED})

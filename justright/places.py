@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from justright.broker import RedisBroker, connect
 from justright.client import unknown_study
 from justright.errors import RedisUnavailable, UsageError
-from justright.lifecycle import STUDY_FINISHED
+from justright.lifecycle import STUDY_ACTIVE, STUDY_FINISHED, StudyState
 from justright.local import LocalStudy, local_studies
 from justright.messages import Cancel, Snapshot, WorkerInfo, decode_as
 from justright.settings import Settings, load_settings
@@ -24,7 +24,7 @@ class Overview:
     @property
     def active(self) -> bool:
         """Whether any study has not ended."""
-        return any(snapshot.state not in STUDY_FINISHED for snapshot in self.snapshots)
+        return any(snapshot.state in STUDY_ACTIVE for snapshot in self.snapshots)
 
     def add(self, broker: RedisBroker, only: str | None) -> None:
         """Add what a Redis shows."""
@@ -44,12 +44,12 @@ def gather(study: str | None) -> Overview:
     """
     settings = load_settings()
     overview = Overview()
-    if settings.redis_given:
+    for local in local_studies(settings):
+        if study in (None, local.name):
+            _add_local(overview, local)
+    if settings.redis_given and not (study and overview.snapshots):
         overview.add(_service(settings), study)
-    else:
-        for local in local_studies(settings):
-            if study in (None, local.name):
-                _add_local(overview, local)
+    elif not settings.redis_given:
         _add_default_service(overview, settings, study)
     if study is not None and not overview.snapshots:
         raise unknown_study(study, _known(settings))
@@ -58,8 +58,6 @@ def gather(study: str | None) -> Overview:
 
 def _known(settings: Settings) -> list[str]:
     """Names of all studies, for the error about one that is not among them."""
-    if settings.redis_given:
-        return _service(settings).studies()
     overview = Overview()
     _add_default_service(overview, settings, None)
     names = {local.name for local in local_studies(settings)}
@@ -77,17 +75,14 @@ def cancel(study: str) -> None:
         raise UsageError(f"study {study} has ended already ({snapshot.state}).")
     settings = load_settings()
     local = LocalStudy(settings, study)
-    if settings.redis_given or not local.journal.is_file():
-        broker = _service(settings)
-    else:
-        running = _running(local)
-        if running is None:
-            raise UsageError(
-                f"study {study} does not run: its tune was interrupted. It is kept, and the same "
-                f"tune with --name {study} goes on with it."
-            )
-        broker = running
-    broker.send(Cancel(study=study))
+    broker = _running(local)
+    if broker is None and local.journal.is_file():
+        raise UsageError(f"study {study} does not run: {_interrupted(study)}")
+    (broker or _service(settings)).send(Cancel(study=study))
+
+
+def _interrupted(study: str) -> str:
+    return f"its tune was ended. It is kept: the same tune with --name {study} goes on with it."
 
 
 def _service(settings: Settings) -> RedisBroker:
@@ -110,8 +105,15 @@ def _add_local(overview: Overview, local: LocalStudy) -> None:
         overview.add(running, local.name)
         return
     kept = local.recall()
-    if kept is not None:
-        overview.snapshots.append(decode_as(Snapshot, kept))
+    if kept is None:
+        return
+    snapshot = decode_as(Snapshot, kept)
+    if snapshot.state not in STUDY_FINISHED:
+        state = StudyState.INTERRUPTED
+        answer = snapshot.answer and snapshot.answer.model_copy(update={"state": state})
+        changes = {"state": state, "answer": answer, "note": _interrupted(local.name)}
+        snapshot = snapshot.model_copy(update=changes)
+    overview.snapshots.append(snapshot)
 
 
 def _add_default_service(overview: Overview, settings: Settings, study: str | None) -> None:

@@ -67,6 +67,21 @@ def stop(processes: Sequence[subprocess.Popen[bytes]], patience: float = 10.0) -
             process.wait()
 
 
+def kill_session(leader: int) -> None:
+    """Kill a session's leader, its group and, on Linux, all that others have started in it."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # the leader was gone already; what it has started may not be
+    for entry in Path("/proc").glob("[0-9]*") if sys.platform == "linux" else ():
+        pid = int(entry.name)
+        try:
+            if os.getsid(pid) == leader:
+                os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
 def end_within(seconds: float) -> None:
     """Be gone by then, whatever this process waits for: a Redis that is away, say.
 

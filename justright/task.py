@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from justright.errors import UsageError
+from justright.errors import TaskError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -83,4 +83,10 @@ class Task:
         """The mean loss of a batch, a scalar. Default: cross-entropy of logits and classes."""
         import torch.nn.functional as functional
 
+        if output.ndim == 2 and output.shape[1] == 1:
+            raise TaskError(
+                "the model has one output, over which the default loss, cross-entropy, is always "
+                "0. For a regression define loss(), for example as "
+                "torch.nn.functional.mse_loss(output.squeeze(1), target)."
+            )
         return functional.cross_entropy(output, target)

@@ -88,6 +88,11 @@ def _line(trial: TrialView, snapshot: Snapshot) -> str:
     return "  ".join(parts)
 
 
+def _one_line(text: str) -> Text:
+    """As much of it as a column has room for."""
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
 def _first_line(failure: Failure) -> str:
     return failure.message.partition("\n")[0]
 
@@ -144,7 +149,7 @@ def trial_table(snapshot: Snapshot, rows: int) -> Table:
     for name in ("trial", "lr", "state", "epoch", "loss", "best"):
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     table.add_column("curve", no_wrap=True)
-    table.add_column("why", overflow="ellipsis", no_wrap=True)
+    table.add_column("why", min_width=8)  # the one column that gives way
     best = best_trial(snapshot.trials)
     for trial in _chosen(snapshot.trials, best, rows):
         style = "bold green" if trial is best else _STYLES[trial.state]
@@ -157,7 +162,7 @@ def trial_table(snapshot: Snapshot, rows: int) -> Table:
             "" if trial.loss is None else f"{trial.loss:.4g}",
             "" if trial.best is None else f"{trial.best:.4g}",
             sparkline(trial.losses),
-            Text(why),
+            _one_line(why),
             style=style,
         )
     return table
@@ -247,7 +252,9 @@ def why_no_answer(snapshot: Snapshot) -> str:
             "with --lr, and check the data for values that are not finite."
         )
     if failed:
-        return f"{failed} of {total} trials failed, none completed."
+        last = next((t.failure for t in reversed(snapshot.trials) if t.failure), None)
+        why = f" The last one: {last.message}" if last else ""
+        return f"{failed} of {total} trials failed, none completed.{why}"
     return "no trial has completed."
 
 
@@ -265,7 +272,7 @@ def status_tables(
     """All studies and who works."""
     studies = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("study", "state", "task", "trials", "best lr", "loss", "note"):
-        studies.add_column(name, no_wrap=name != "note")
+        studies.add_column(name, no_wrap=name != "note", min_width=8 if name == "note" else None)
     for snapshot in snapshots:
         answer = snapshot.answer
         found = answer is not None and answer.best_lr is not None
@@ -277,7 +284,7 @@ def status_tables(
             f"{ended}/{snapshot.total}",
             f"{answer.best_lr:.4g}" if answer and found else "",
             f"{answer.loss:.4g}" if answer and found else "",
-            Text(snapshot.note or (snapshot.failure.message if snapshot.failure else "")),
+            _one_line(snapshot.note or (_first_line(snapshot.failure) if snapshot.failure else "")),
         )
     people = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("worker", "pool", "device", "lanes", "works on"):

@@ -17,6 +17,7 @@ from justright.messages import Answer
 _T95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _Z95 = 1.96
 _NEIGHBOURS = 7  # rates around the best that the local fit uses
+_NEAR = 1.0 + 1e-9  # decades around the best in which the loss is like a parabola
 _PLATEAU = 0.01  # share of the loss's scale that counts as equally good
 
 
@@ -127,6 +128,7 @@ def _interval(best: _Rate, rates: Sequence[_Rate]) -> tuple[float, float] | None
         return best.mean - half, best.mean + half
     near = sorted(_alike(best, rates), key=lambda rate: abs(math.log(rate.lr / best.lr)))
     points = [(math.log10(rate.lr / best.lr), rate.mean) for rate in near[:_NEIGHBOURS]]
+    points = [(x, loss) for x, loss in points if abs(x) <= _NEAR]
     freedom = len(points) - 3
     if freedom < 1 or len({x for x, _ in points}) < 4:
         return None
@@ -163,19 +165,21 @@ def _plateau(
 
     The scale is what training gains: the untrained loss minus the best. Between completed rates
     the loss is taken to be linear in log rate; a rate that was pruned or diverged bounds the band
-    half way to it, unless it was withdrawn before it had a loss.
+    half way to it, unless it was within by then, or was withdrawn before it had a loss.
     """
     alike = _alike(best, rates)
     worst = max(rate.mean for rate in alike)
     scale = max((initial if initial is not None else worst) - best.mean, 0.0)
     limit = best.mean + _PLATEAU * scale
-    stops = [
-        r.lr
-        for r in results
-        if r.state == TrialState.PRUNED
-        and r.params == best.params
-        and (r.diverged or r.best is not None)
+    pruned = [r for r in results if r.state == TrialState.PRUNED and r.params == best.params]
+    # A pruned trial's lowest loss is what it would have reached at worst.
+    alike += [
+        _Rate(r.lr, r.params, [r.best])
+        for r in pruned
+        if r.best is not None and r.best <= limit and not r.diverged
     ]
+    alike.sort(key=lambda rate: rate.lr)
+    stops = [r.lr for r in pruned if r.diverged or (r.best is not None and r.best > limit)]
     colder = [r for r in reversed(alike) if r.lr < best.lr]
     hotter = [r for r in alike if r.lr > best.lr]
     return (

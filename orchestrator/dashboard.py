@@ -132,8 +132,7 @@ def open_for_reading(settings: Settings) -> BaseStorage:
     place = settings.storage_place
     if "://" in place:
         return open_database(place)
-    _must_exist(place)
-    return JournalStorage(JournalFileBackend(place))
+    return JournalStorage(JournalFileBackend(str(_existing(place))))
 
 
 def _local_journals(state: Path) -> list[Path]:
@@ -159,13 +158,14 @@ def open_for_writing(settings: Settings) -> BaseStorage:
                 f"{', '.join(journals)}."
             )
         place = journals[0] if journals else place
-    _must_exist(place)
-    return JournalStorage(_CommitsEach(Path(place)))
+    return JournalStorage(_CommitsEach(_existing(place)))
 
 
-def _must_exist(journal: str) -> None:
-    if not Path(journal).is_file():
-        raise StorageError(f"there is no study journal {journal} yet. Run a study first.")
+def _existing(journal: str) -> Path:
+    path = Path(journal).expanduser()
+    if not path.is_file():
+        raise StorageError(f"there is no study journal {path} yet. Run a study first.")
+    return path
 
 
 class _CommitsEach(GroupCommitJournal):

@@ -75,7 +75,7 @@ class OptunaPolicy(Policy):
     ) -> None:
         self._study, self._storage = study, storage
         self._spec, self._inspection = spec, inspection
-        study.pruner = make_pruner(spec, inspection.epochs)
+        study.pruner = make_pruner(spec, inspection.epochs, inspection.initial_loss)
         self.narrow(lr_range)
 
     def narrow(self, lr_range: tuple[float, float]) -> None:

@@ -128,12 +128,14 @@ def _need(package: str, extra: str) -> None:
         )
 
 
-def make_pruner(spec: StudySpec, horizon: int | None) -> BasePruner:
+def make_pruner(
+    spec: StudySpec, horizon: int | None, initial_loss: float | None = None
+) -> BasePruner:
     """The pruner of a study; ``horizon`` is in epochs, None where nobody knows it."""
     longest: int | Any = horizon or "auto"
     match spec.pruner:
         case "auto":
-            return HopelessPruner(horizon)
+            return HopelessPruner(horizon, initial_loss)
         case "asha":
             return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=4)
         case "hyperband":

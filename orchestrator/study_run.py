@@ -14,7 +14,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from justright.errors import JustrightError
-from justright.lifecycle import STUDY_FINISHED, StudyState, TrialState
+from justright.lifecycle import FINISHED, STUDY_FINISHED, StudyState, TrialState
 from justright.messages import (
     Answer,
     Decision,
@@ -36,7 +36,7 @@ from orchestrator.policy import OptunaPolicy, Policy
 from orchestrator.trial_book import TrialBook
 from orchestrator.trial_record import TrialRecord
 
-_HOPELESS = 3  # trials that fail in the user's code, none succeeding, until the study gives up
+_HOPELESS = 3  # failed trials, most of all and none complete, until the study gives up
 _REFUSED = 8  # refused submissions that are remembered
 _NOTE_TIME = 2.0  # seconds at work that a kill of the orchestrator may forget
 _NOTE_VERSION = "dashboard:note_ver"  # optuna-dashboard's names for a study's note
@@ -248,8 +248,10 @@ class StudyRun:
         """Give up where the user's code fails each time; note what a kill would forget."""
         self.note_time()
         failed = [record for record in self.trials if record.state == TrialState.FAILED]
-        hopeless = len(failed) >= _HOPELESS and all(r.best is None for r in self.trials)
-        if hopeless and failed[-1].failure is not None:
+        ended = [record for record in self.trials if record.state in FINISHED]
+        enough = len(failed) >= _HOPELESS and 2 * len(failed) > len(ended)
+        none = all(record.state != TrialState.COMPLETE for record in ended)
+        if enough and none and failed[-1].failure is not None:
             self.fail(failed[-1].failure)
 
     # -- the end --------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from orchestrator import ledger
 RESOLUTION = 0.06  # decades; closer rates differ by less than a change of seed
 _NEAR = 0.3  # decades around the best in which to go on when all gaps are that fine
 _HOPE = 2.0  # times the leader's further progress that a trial is thought capable of
+_AS_GOOD = 0.005  # share of all that training gains in which a trial is as good as the leader
 _FIRST_LOOK = 0.1  # share of the horizon before which nothing is given up
 _LAST_LOOK = 0.8  # ... and from which on the rest is cheap, and a completed trial tells more
 
@@ -107,11 +108,12 @@ class HopelessPruner(BasePruner):
 
     From the same epoch on, the leader's lowest loss fell by some amount until its end. A trial
     that would not get there with _HOPE times that amount is given up. Closeness counts, not rank:
-    neighbours of the leader run on, and in the noise of a flat bowl nobody is pruned by luck.
+    neighbours of the leader run on, and who is as good already is not pruned by the leader's luck.
     """
 
-    def __init__(self, horizon: int | None) -> None:
-        self._horizon = horizon
+    def __init__(self, horizon: int | None, initial_loss: float | None = None) -> None:
+        """``initial_loss`` is the untrained one; None: the leader's first one stands for it."""
+        self._horizon, self._initial_loss = horizon, initial_loss
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         step = trial.last_step
@@ -123,7 +125,11 @@ class HopelessPruner(BasePruner):
             return False
         then = _lowest(leader, step)
         end = min(_lowest(leader, horizon), then)
-        return _lowest(trial, step) > end + _HOPE * (then - end)
+        initial = self._initial_loss
+        if initial is None:
+            initial = leader.intermediate_values[min(leader.intermediate_values)]
+        hope = max(_HOPE * (then - end), _AS_GOOD * (initial - end))
+        return _lowest(trial, step) > end + hope
 
 
 def _leader(study: Study) -> FrozenTrial | None:

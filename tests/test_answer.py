@@ -193,7 +193,8 @@ def test_the_band_holds_the_best_and_keeps_to_what_was_tried(
 
 
 def test_the_note_says_it_all() -> None:
-    results = [*done(BAND), diverged(9, 5.0)]
+    near = {0.08: 1.001, 0.09: 1.001, 0.12: 1.001}
+    results = [*done(BAND | near), diverged(9, 5.0)]
     note = as_note(answer_of(results, initial_loss=2.0), "digits.py:Digits")
     for part in (
         "**Best learning rate: 0.1** for `digits.py:Digits`, loss 1",
@@ -201,7 +202,7 @@ def test_the_note_says_it_all() -> None:
         "95 % interval: ",
         "plateau: 0.00977 to 0.316",
         "edge of stability: 5",
-        "4 complete, 1 pruned, 1 diverged, 0 failed; 42 epochs in 1 s",
+        "7 complete, 1 pruned, 1 diverged, 0 failed; 72 epochs in 1 s",
     ):
         assert part in note
     bare = as_note(answer_of(done({0.1: 1.0})), "t")
@@ -212,3 +213,21 @@ def test_the_note_says_it_all() -> None:
 def test_the_note_of_no_answer_says_why() -> None:
     answer = answer_of([diverged(0, 1.0)])
     assert as_note(answer, "t") == "**No answer** for `t`: trials."
+
+
+def test_rates_far_from_the_best_tell_nothing_of_its_noise() -> None:
+    """Over five decades the loss is no parabola: what does not fit is not noise."""
+    rates = {1e-6: 90.0, 1e-5: 9.0, 1e-4: 2.0, 0.1: 1.0, 5.0: 7.0}
+    assert answer_of(done(rates)).loss_interval is None
+
+
+def test_a_pruned_rate_that_was_good_enough_is_within_the_band() -> None:
+    """Its lowest loss is what it would have reached at worst."""
+    good = Result(9, 0.2, TrialState.PRUNED, best=1.005, epochs=4)
+    answer = answer_of([*done({0.1: 1.0, 1.0: 3.0}), good], initial_loss=2.0)
+    assert answer.plateau is not None
+    assert answer.plateau[1] > 0.2
+    bad = Result(9, 0.2, TrialState.PRUNED, best=1.5, epochs=4)
+    answer = answer_of([*done({0.1: 1.0, 1.0: 3.0}), bad], initial_loss=2.0)
+    assert answer.plateau is not None
+    assert answer.plateau[1] < 0.2

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from justright.errors import TaskError
-from justright.messages import Outcome, OutcomeKind, Report, TrialWork
+from justright.memory import MemoryBroker
+from justright.messages import Decision, Outcome, OutcomeKind, Report, TrialWork
 from tests.wire import STUDY, Wire
+from worker.channel import Channel
 from worker.command import fill_in, run_command
 
 WORK = TrialWork(number=3, lr=0.0125, seed=11, attempt=2)
@@ -204,3 +206,37 @@ def test_a_program_that_gives_up_on_a_nan_has_diverged(wire: Wire) -> None:
     """Its own exit code, before or after it is ended, does not make that a failure."""
     outcome = run(wire, "import sys; print('loss: 1'); print('loss: nan'); sys.exit(9)")
     assert (outcome.kind, outcome.step) == (OutcomeKind.DIVERGED, 2)
+
+
+def test_a_silent_program_can_be_stopped(tmp_path: Path) -> None:
+    """It prints its loss only at its end, which it would reach in minutes."""
+    broker = MemoryBroker()
+    broker.decide("s", {0: Decision(attempt=1, action="stop", reason="cancelled")})
+    channel = Channel(broker)
+    channel.watch("s", [0])
+    work = TrialWork(number=0, lr=0.1, seed=0, attempt=1)
+    program = ("import time; time.sleep(300); print('loss 1')", "{lr}")
+    outcome = run_command(
+        (sys.executable, "-c", *program), study="s", work=work, epochs=None, metric=None,
+        channel=channel,
+    )  # fmt: skip
+    assert outcome.kind == OutcomeKind.STOPPED
+    assert outcome.reason == "cancelled"
+
+
+def test_what_a_program_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+    """It ends while something that it has started holds its output open."""
+    pid_file = tmp_path / "pid"
+    channel = Channel(MemoryBroker())
+    work = TrialWork(number=0, lr=0.1, seed=0, attempt=1)
+    script = f"sleep 300 & echo $! > {pid_file}; echo loss 0.5 {{lr}}"
+    outcome = run_command(
+        ("sh", "-c", script), study="s", work=work, epochs=None, metric=None, channel=channel
+    )
+    assert outcome.kind == OutcomeKind.COMPLETE
+    assert outcome.step == 1
+    state = Path(f"/proc/{pid_file.read_text().strip()}/stat")
+    deadline = time.monotonic() + 30
+    while state.exists() and state.read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

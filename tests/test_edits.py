@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from justright.memory import MemoryBroker
-from justright.messages import Inspection, Job, Outcome, OutcomeKind, TrialWork
+from justright.messages import FailureKind, Inspection, Job, Outcome, OutcomeKind, TrialWork
 from justright.spec import TaskRef
 from worker.channel import Channel
 from worker.jobs import JobRunner
@@ -111,9 +111,9 @@ def test_what_a_model_imports_is_watched_too(task: Path) -> None:
     ended = broker.receive(0)[-1]
     assert isinstance(ended, Outcome)
     assert ended.kind is OutcomeKind.COMPLETE
-    assert not runner.outdated()
+    assert not runner.outdated(job(task))
     edit(task.parent / "edits_layers.py", "# another line\n")
-    assert runner.outdated()
+    assert runner.outdated(job(task))
 
 
 def test_the_edit_that_mends_a_neighbour_is_noticed(task: Path) -> None:
@@ -127,6 +127,47 @@ def test_the_edit_that_mends_a_neighbour_is_noticed(task: Path) -> None:
     assert isinstance(told, Inspection)
     assert told.failure is not None
     assert "WIDTH" in told.failure.message
-    assert not runner.outdated()
+    assert not runner.outdated(job(task))
     edit(helper, "WIDTH = 3\n")
-    assert runner.outdated()
+    assert runner.outdated(job(task))
+
+
+def test_somebody_elses_task_gets_a_new_process(task: Path, tmp_path: Path) -> None:
+    """Two folders may have modules of the same names; one process can hold only one of them."""
+    runner, _ = runner_and_broker()
+    runner.run(job(task))
+    other = tmp_path / "other" / "task.py"
+    assert not runner.outdated(job(task))
+    assert runner.outdated(job(other))
+    command = job(task).model_copy(update={"task": TaskRef(command=("train", "{lr}"))})
+    assert not runner.outdated(command)
+
+
+BROKEN = """
+import torch
+
+import justright
+
+
+class Broken(justright.Task):
+    epochs = 1
+
+    def model(self):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    def train_data(self):
+        return torch.ones(4, 4), torch.ones(4, dtype=torch.long)
+"""
+
+
+def test_an_error_of_the_gpu_asks_for_a_new_process(task: Path) -> None:
+    task.write_text(BROKEN)
+    runner, broker = runner_and_broker()
+    asked = job(task, trials=0)
+    broken = TaskRef(target=f"{task}:Broken")
+    runner.run(asked.model_copy(update={"task": broken}))
+    [told] = broker.receive(0)
+    assert isinstance(told, Inspection)
+    assert told.failure is not None
+    assert told.failure.kind == FailureKind.USER
+    assert runner.outdated(asked)

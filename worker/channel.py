@@ -6,6 +6,7 @@ A thread of its own does the talking, so that reporting costs the training a que
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
@@ -42,7 +43,12 @@ class Channel:
         self._study, self._trials = study, tuple(trials)
 
     def send(self, event: Event) -> None:
-        """Queue one event; returns at once."""
+        """Queue one event; returns at once.
+
+        Raises:
+            ValueError: it cannot be encoded. Here, where its sender can still do something.
+        """
+        event.encode()
         self._outgoing.put(event)
 
     def decision(self, trial: int, attempt: int) -> Decision | None:
@@ -55,6 +61,14 @@ class Channel:
         self._outgoing.join()
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except Exception:
+            # Without this thread nobody hears of the training any more: end it, and be missed.
+            log.exception("the line to the orchestrator broke")
+            os._exit(1)
+
+    def _serve(self) -> None:
         while True:
             events: list[Event] = []
             try:

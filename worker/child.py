@@ -48,7 +48,7 @@ def main(descriptor: int, allow_commands: bool) -> None:
     _write(line, {"ready": {"device": pick_device().type, "torch": torch.__version__}})
     while True:
         job = decode_as(Job, jobs.get())
-        if runner.outdated():
+        if runner.outdated(job):
             os._exit(RECYCLE)
         runner.run(job)
         _write(line, {"done": job.id})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import queue
 import re
 import signal
 import subprocess
+import threading
 from collections import deque
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ from worker.channel import Channel
 
 DEFAULT_METRICS = ("val_loss", "validation_loss", "valid_loss", "test_loss", "loss")
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?))"
+_POLL = 0.5  # seconds between looks at the decisions while the program says nothing
 _TAIL = 30  # lines of output kept to explain a failure
 
 
@@ -95,22 +98,27 @@ def run_command(
     tail: deque[str] = deque(maxlen=_TAIL)
     step = 0
     ended: tuple[OutcomeKind, str] | None = None
-    with _start(fill_in(command, work, epochs)) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            tail.append(line)
-            value = reader.read(line)
-            if value is None or ended is not None:
-                continue
-            step += 1
-            channel.send(_report(study, work, step, value))
-            decision = channel.decision(work.number, work.attempt)
-            if not math.isfinite(value):
-                ended = (OutcomeKind.DIVERGED, f"the program printed {reader.name} {value}")
-            elif decision is not None:
-                ended = (OutcomeKind.STOPPED, decision.reason)
-            if ended is not None:
-                os.killpg(process.pid, signal.SIGKILL)
+    process = _start(fill_in(command, work, epochs))
+    lines = _Lines(process)
+    while ended is None:
+        line = lines.next(_POLL)
+        decision = channel.decision(work.number, work.attempt)
+        if decision is not None:
+            ended = (OutcomeKind.STOPPED, decision.reason)
+            break
+        if line is None:
+            break
+        tail.append(line)
+        value = reader.read(line)
+        if value is None:
+            continue
+        step += 1
+        channel.send(_report(study, work, step, value))
+        if not math.isfinite(value):
+            ended = (OutcomeKind.DIVERGED, f"the program printed {reader.name} {value}")
+    if ended is None:
+        process.wait()
+    _end(process)
     if ended is None:
         _check_end(process.returncode, step, metric, "".join(tail))
         ended = (OutcomeKind.COMPLETE, "")
@@ -123,6 +131,38 @@ def run_command(
         step=step,
         reason=reason,
     )
+
+
+class _Lines:
+    """What a program prints, line by line; a program that says nothing holds nobody up."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._queue.put(line)
+        self._queue.put(None)
+
+    def next(self, seconds: float) -> str | None:
+        """The next line, "" if there is none within so many seconds, None after the last."""
+        try:
+            return self._queue.get(timeout=seconds)
+        except queue.Empty:
+            # Its own end counts, though something that it has started may still hold the pipe.
+            return "" if self._process.poll() is None else None
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a program, if it has not, and all that it has started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # nothing is left of it
+    process.wait()
 
 
 def _start(arguments: list[str]) -> subprocess.Popen[str]:

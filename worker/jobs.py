@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -31,10 +32,37 @@ from worker.training import EpochResult, TaskTrainer, TrialTraining, pick_device
 log = logging.getLogger(__name__)
 
 
+_POISON = ("CUDA error", "cuBLAS", "CUBLAS_STATUS", "cuDNN", "CUDNN_STATUS")
+
+
+def is_poison(error: BaseException) -> bool:
+    """Whether the error, or one that it came from, leaves the GPU's context unusable."""
+    cause: BaseException | None = error
+    while cause is not None:
+        out_of_memory = isinstance(cause, torch.OutOfMemoryError)
+        if not out_of_memory and any(text in str(cause) for text in _POISON):
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def _home(job: Job) -> str:
+    """Where the modules of a task come from: its file's folder, or its top package."""
+    place = (job.task.target or "").rpartition(":")[0]
+    return str(Path(place).parent) if place.endswith(".py") else place.partition(".")[0]
+
+
+def _text(value: str) -> str:
+    """What can be encoded: a file name in a message may hold half a character."""
+    return value.encode("utf-8", "replace").decode()
+
+
 def failure_of(error: Exception) -> Failure:
     """Word an exception for the study."""
+    message = _text(str(error))
     if isinstance(error, UserCodeError):
-        return Failure(kind=FailureKind.USER, message=str(error), traceback=error.traceback)
+        traceback = _text(error.traceback)
+        return Failure(kind=FailureKind.USER, message=message, traceback=traceback)
     kind = (
         FailureKind.USAGE
         if isinstance(error, UsageError)
@@ -42,7 +70,9 @@ def failure_of(error: Exception) -> Failure:
         if isinstance(error, RefusedJob)
         else FailureKind.TASK
     )
-    return Failure(kind=kind, message=str(error))
+    if not isinstance(error, JustrightError):
+        message = f"{type(error).__name__}: {message}"
+    return Failure(kind=kind, message=message)
 
 
 @dataclass
@@ -62,10 +92,18 @@ class JobRunner:
         self._device: torch.device | None = None
         self._loaded: _Loaded | None = None
         self._sources = SourceWatch()
+        self._home = ""  # where the user's code that is loaded comes from
+        self._spent = False
 
-    def outdated(self) -> bool:
-        """Whether the user's code has changed since it was loaded: then a new process is due."""
-        return self._sources.changed()
+    def outdated(self, job: Job) -> bool:
+        """Whether a new process is due before this job.
+
+        The user's code has changed since it was loaded, or it is somebody else's, whose modules
+        may have the same names, or an error of the GPU has left its context unusable.
+        """
+        home = _home(job)
+        foreign = bool(home and self._home and home != self._home)
+        return self._spent or foreign or self._sources.changed()
 
     def run(self, job: Job) -> None:
         """Do the job. Every trial ends with an outcome; nothing is raised for the user's faults."""
@@ -75,15 +113,28 @@ class JobRunner:
                 self._train(job)
             else:
                 self._channel.send(self._inspect(job))
+        except Exception as error:  # a fault of ours, or of a library where we expected none
+            log.exception("job %s failed", job.id)
+            self._note_poison(error)
+            for work in job.trials:  # those that have ended already are not changed by it
+                self._channel.send(_failed(job, work, 0, error))
+            if not job.trials:
+                failure = failure_of(error)
+                self._channel.send(Inspection(study=job.study, job=job.id, failure=failure))
         finally:
             self._sources.remember()  # what was imported on the way
             self._channel.flush()
             self._channel.watch("", ())
 
+    def _note_poison(self, error: BaseException) -> None:
+        """After an error of the GPU every call fails: the next job needs a new process."""
+        self._spent = self._spent or is_poison(error)
+
     def _load(self, job: Job) -> TaskTrainer | Objective | CommandLine:
         key = (job.task.model_dump_json(), job.epochs)
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # frees the old task's data first
+            self._home = _home(job) or self._home
             if job.task.command and not self._allow_commands:
                 raise RefusedJob(
                     "this worker runs no command lines; start it with --allow-commands to let it."
@@ -119,6 +170,7 @@ class JobRunner:
                 epochs=job.epochs,
             )
         except JustrightError as error:
+            self._note_poison(error)
             return Inspection(study=job.study, job=job.id, failure=failure_of(error))
 
     def _train(self, job: Job) -> None:
@@ -147,6 +199,7 @@ class JobRunner:
                         channel=self._channel,
                     )
             except JustrightError as error:
+                self._note_poison(error)
                 outcome = _failed(job, work, 0, error)
             self._channel.send(outcome)
 
@@ -157,6 +210,7 @@ class JobRunner:
             try:
                 trials.append(trainer.start(work))
             except JustrightError as error:
+                self._note_poison(error)
                 self._channel.send(_failed(job, work, 0, error))
         while trials:
             trials = [trial for trial in trials if self._one_epoch(job, trainer, trial, until)]
@@ -167,6 +221,7 @@ class JobRunner:
         try:
             result = trainer.train_epoch(trial)
         except JustrightError as error:
+            self._note_poison(error)
             self._channel.send(_failed(job, work, trial.epoch, error))
             return False
         self._channel.send(_report(job, work, result))

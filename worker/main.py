@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,12 +14,17 @@ import uuid
 from typing import TYPE_CHECKING
 
 from justright.errors import UsageError
+from justright.processes import die_with_parent
 from justright.settings import Settings
 
 if TYPE_CHECKING:
     from worker.warm import Child
 
 log = logging.getLogger(__name__)
+
+
+# A number, or as NVIDIA names GPUs and their slices: GPU-..., MIG-...
+_GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
 
 def visible_gpus() -> list[str]:
@@ -47,7 +53,7 @@ def choose_gpus(option: str | None) -> list[str]:
     if option.strip().lower() in ("none", ""):
         return []
     parts = [part.strip() for part in option.split(",")]
-    if not all(part.isdigit() for part in parts):
+    if not all(_GPU.fullmatch(part) for part in parts):
         raise UsageError(f"--gpus: found {option!r}, expected numbers such as 0,1 or none")
     return parts
 
@@ -80,7 +86,10 @@ def _run_fleet(gpus: list[str], lanes: str, pool: str, allow_commands: bool) -> 
     base = [sys.executable, "-P", "-m", "justright", "worker", "--lanes", lanes, "--pool", pool]
     if allow_commands:
         base.append("--allow-commands")
-    workers = [subprocess.Popen([*base, "--gpus", gpu]) for gpu in gpus]
+    workers = [
+        subprocess.Popen([*base, "--gpus", gpu], preexec_fn=lambda: die_with_parent(signal.SIGTERM))
+        for gpu in gpus
+    ]
 
     def pass_on(signum: int, _frame: object) -> None:
         for worker in workers:

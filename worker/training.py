@@ -102,8 +102,12 @@ class TaskTrainer:
             raise TaskError(f"batch_size = {size!r}, expected a positive whole number.")
         if not shuffle:
             size = max(size, _VALIDATION_BATCH)
-        return as_batches(
-            user_code(data), batch_size=size, device=self.device, shuffle=shuffle, what=what
+        found = user_code(data)
+        return user_code(
+            lambda: as_batches(
+                found, batch_size=size, device=self.device, shuffle=shuffle, what=what
+            ),
+            f"moving what {what}() returned to {self.device}",
         )
 
     # -- one trial ----------------------------------------------------------------------------
@@ -116,7 +120,7 @@ class TaskTrainer:
             raise TaskError(
                 f"model() returned a {type(model).__name__}, expected a torch.nn.Module."
             )
-        model.to(self.device)
+        user_code(lambda: model.to(self.device), f"moving the model to {self.device}")
         optimizer = self._optimizer(model, work.lr)
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         chosen = str(work.params.get("schedule", self.task.schedule))
@@ -163,7 +167,7 @@ class TaskTrainer:
                 break
         return float(total) / max(1, seen)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: a tensor that the task keeps must serve training, too
     def validate(self, model: torch.nn.Module) -> float:
         """The mean validation loss (over the training data where there is no other)."""
         model.eval()

@@ -40,7 +40,7 @@ from justright.messages import (
     WorkerInfo,
     decode_as,
 )
-from justright.processes import end_within, how_it_ended
+from justright.processes import end_within, how_it_ended, kill_session
 from justright.queue import TrainingJob
 from worker.child import RECYCLE
 
@@ -72,6 +72,7 @@ class Child:
             )
         self._line = ours
         self._pending = b""
+        self._ended = False
 
     def fresh(self) -> Child:
         """End this process and start another one like it."""
@@ -114,11 +115,11 @@ class Child:
         raise ChildDied(f"the training process ended with {how_it_ended(code)}{hint}")
 
     def kill(self) -> None:
-        """End the process and everything it started, now."""
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            log.debug("the training process was gone already")
+        """End the process and everything it started, now. Once: its id may be another's later."""
+        if self._ended:
+            return
+        self._ended = True
+        kill_session(self.process.pid)
         self.process.wait()
         self._line.close()
 
