@@ -200,7 +200,7 @@ def test_the_note_says_it_all() -> None:
         "**Best learning rate: 0.1** for `digits.py:Digits`, loss 1",
         "complete, ended by: trials",
         "95 % interval: ",
-        "plateau: 0.00977 to 0.316",
+        "plateau: 0.00977 to 0.328",
         "edge of stability: 5",
         "7 complete, 1 pruned, 1 diverged, 0 failed; 72 epochs in 1 s",
     ):
