@@ -33,6 +33,10 @@ class StorageError(JustrightError):
     """The study storage refused, is damaged, or is written by somebody else."""
 
 
+class StorageBusy(StorageError):
+    """Another process writes the study journal, which has one writer."""
+
+
 class LifecycleError(JustrightError):
     """A trial was asked to make a transition that its lifecycle does not have."""
 

@@ -29,6 +29,7 @@ class TaskRef(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     target: str | None = None
+    folder: str | None = None  #: Of a module that is not installed: where it was found.
     command: tuple[str, ...] = ()
     arguments: dict[str, Scalar] = Field(default_factory=dict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib.util
 import sys
 import tomllib
@@ -33,7 +34,17 @@ def read_target(parts: Sequence[str], *, is_command: bool) -> dict[str, Any]:
     text = parts[0]
     if text.endswith(".toml"):
         return _read_study_file(Path(text))
-    return {"task": {"target": resolve(text, Path.cwd())}}
+    return {"task": _located(text, Path.cwd())}
+
+
+def _located(text: str, folder: Path) -> dict[str, Any]:
+    """A task, and for a module that lies in ``folder`` and is not installed, that folder."""
+    task: dict[str, Any] = {"target": resolve(text, folder)}
+    top = text.partition(":")[0].partition(".")[0]
+    here = (folder / top).is_dir() or (folder / f"{top}.py").is_file()
+    if here and not text.partition(":")[0].endswith(".py"):
+        task["folder"] = str(folder.resolve())
+    return task
 
 
 def resolve(text: str, folder: Path) -> str:
@@ -47,23 +58,26 @@ def resolve(text: str, folder: Path) -> str:
             hint = f" Which class or function of {text}? For example {text}:{_guess(folder / text)}"
         raise UsageError(f"found TASK {text!r}, {_EXPECTED}.{hint}")
     if not place.endswith(".py"):
-        _check_module(place)
+        _check_module(place, folder)
         return text
     path = (folder / Path(place).expanduser()).resolve()
     if not path.is_file():
         raise UsageError(f"found TASK {text!r}, but there is no file {path}.")
     names = _names_in(path)
     if name not in names and "*" not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        meant = f" Did you mean {near[0]}?" if near else ""
         has = ", ".join(sorted(names)) or "nothing"
-        raise UsageError(f"{place} has no {name!r}. It has: {has}.")
+        raise UsageError(f"{place} has no {name!r}.{meant} It has: {has}.")
     return f"{path}:{name}"
 
 
-def _check_module(name: str) -> None:
+def _check_module(name: str, folder: Path) -> None:
     """Only the top package is looked for: looking further would import the user's code."""
     top = name.partition(".")[0]
     found = top in sys.modules or importlib.util.find_spec(top) is not None
-    if not found and not (Path.cwd() / top).exists():
+    here = (folder / top).is_dir() or (folder / f"{top}.py").is_file()
+    if not found and not here:
         raise UsageError(
             f"no module {top!r} is installed here. Install it, or give the task as a file: "
             "path/to/file.py:Name."
@@ -97,8 +111,9 @@ def _guess(path: Path) -> str:
     """A name that is likely meant, for the error message."""
     if not path.is_file():
         return "Name"
-    classes = [node.name for node in _parse(path).body if isinstance(node, ast.ClassDef)]
-    return classes[0] if classes else "Name"
+    classes = [node for node in _parse(path).body if isinstance(node, ast.ClassDef)]
+    tasks = [c for c in classes if any(ast.unparse(base).endswith("Task") for base in c.bases)]
+    return next((found.name for found in (*tasks, *classes)), "Name")
 
 
 def _read_study_file(path: Path) -> dict[str, Any]:
@@ -124,7 +139,7 @@ def _read_study_file(path: Path) -> dict[str, Any]:
     if target is not None:
         if not isinstance(target, str):
             raise UsageError(f"{path}: task: found {target!r}, {_EXPECTED}.")
-        task["target"] = resolve(target, path.parent)
+        task |= _located(target, path.parent)
     if command is not None:
         if not isinstance(command, list) or not all(isinstance(part, str) for part in command):
             raise UsageError(f"{path}: command: found {command!r}, expected a list of strings.")

@@ -16,7 +16,7 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend
 
-from justright.errors import StorageError
+from justright.errors import StorageBusy, StorageError
 
 _ENTRY = b'{"op_code":'  # how every entry begins, ours and Optuna's own
 
@@ -49,6 +49,7 @@ class GroupCommitJournal(BaseJournalBackend):
         except StorageError:
             self._file.close()
             raise
+        self._dropped = 0  # operations that are no longer in ``_logs``
         self._committed = self._file.seek(0, os.SEEK_END)
         self._waiting: list[bytes] = []
         self._broken: StorageError | None = None
@@ -57,7 +58,7 @@ class GroupCommitJournal(BaseJournalBackend):
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise StorageError(
+            raise StorageBusy(
                 f"another process writes the study journal {self._path}. A journal has one "
                 "writer: stop the other orchestrator or tune, or use another JUSTRIGHT_STORAGE."
             ) from None
@@ -95,8 +96,13 @@ class GroupCommitJournal(BaseJournalBackend):
             self._logs.append(json.loads(line))
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
-        """All operations from that number on, committed or not."""
-        return self._logs[log_number_from:]
+        """All operations from that number on, committed or not.
+
+        What lies before is dropped: its one reader, the storage, has taken it up.
+        """
+        del self._logs[: max(0, log_number_from - self._dropped)]
+        self._dropped = max(self._dropped, log_number_from)
+        return list(self._logs)
 
     def commit(self) -> None:
         """Write what waits and make it durable.

@@ -7,11 +7,12 @@ import os
 import signal
 import socket
 import threading
-import time
 import uuid
 
+import redis
+
 from justright.broker import Broker, RedisBroker, connect
-from justright.errors import StorageError
+from justright.errors import StorageBusy, StorageError
 from justright.processes import end_within
 from justright.settings import Settings
 from orchestrator.ledger import Ledger, database_failed, open_ledger
@@ -44,10 +45,11 @@ def run_orchestrator(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
-    opened = False
+    opened = stood_by = False
     try:
         while not stop.is_set():
             if not broker.lead(name, _LEAD):
+                stood_by = True
                 stop.wait(_STANDBY)
                 continue
             try:
@@ -55,6 +57,12 @@ def run_orchestrator(settings: Settings) -> int:
                 books = open_ledger(settings.storage_place)
                 opened = True
                 _serve(RedisBroker(connect(url, patient=True)), books, settings, name, stop)
+            except StorageBusy:
+                if not stood_by:
+                    raise
+                # The one that was active has been silent, but lives: it may go on, or end.
+                broker.resign(name)
+                stop.wait(_AGAIN)
             except StorageError as error:
                 if not opened or "://" not in settings.storage_place:
                     raise  # a database that goes away comes back; a full disk needs somebody
@@ -74,19 +82,43 @@ def _serve(
         StorageError: the storage failed. All that counts is in it and in Redis: go on from there.
     """
     log.info("orchestrator %s is active", name)
+    leadership = _Leadership(broker, name)
+    leadership.start()
     try:
         reconciler = Reconciler(broker, books, settings)
-        renew = 0.0
         while not stop.is_set():
-            now = time.monotonic()
-            if now >= renew:
-                if not broker.lead(name, _LEAD):
-                    log.warning("another orchestrator has taken over; standing by")
-                    return
-                renew = now + _LEAD / 4
+            if leadership.lost.is_set():
+                log.warning("another orchestrator has taken over; standing by")
+                return
             reconciler.turn()
         reconciler.turn(wait=0.0)  # what workers that stopped with us have handed back
     except books.failures as error:
         raise database_failed(settings.storage_place, error) from None
     finally:
+        leadership.end()
         books.close()
+
+
+class _Leadership(threading.Thread):
+    """Stays the active one, in a thread: a turn on a slow database may take longer than that."""
+
+    def __init__(self, broker: Broker, name: str) -> None:
+        super().__init__(name="leadership", daemon=True)
+        self._broker, self._name = broker, name
+        self._ended = threading.Event()
+        self.lost = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(_LEAD / 4):
+            try:
+                if self._broker.lead(self._name, _LEAD):
+                    continue
+            except redis.RedisError as error:
+                log.warning("Redis is away: %s", type(error).__name__)
+            self.lost.set()
+            return
+
+    def end(self) -> None:
+        """Renew no more: what is resigned afterwards stays resigned."""
+        self._ended.set()
+        self.join(_LEAD)

@@ -134,6 +134,47 @@ def test_a_study_file_with_a_pool_of_its_own(tmp_path: Path) -> None:
     assert ended(answer_of(done)) == 2
 
 
+def test_a_module_of_the_folder_that_one_is_in(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "tasks.py").write_text(TINY)
+    done = justright("tune", "mine.tasks:Tiny", "--trials", "2", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ended(answer_of(done)) == 2
+
+
+RAISES_LATE = TINY.replace(
+    "def model(self):",
+    "def loss(self, output, target):\n"
+    "        if self.training_step() > 3: raise ValueError('no more of this')\n"
+    "        return super().loss(output, target)\n\n"
+    "    steps = 0\n\n"
+    "    def training_step(self):\n"
+    "        self.steps += 1\n"
+    "        return self.steps\n\n"
+    "    def model(self):",
+)
+
+
+def test_code_that_raises_later_is_given_up_with_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text(RAISES_LATE)
+    done = justright("tune", f"{tmp_path}/task.py:Tiny", "--trials", "30", "--name", "late")
+    assert done.returncode == 3, done.stderr
+    assert "ValueError: no more of this" in done.stderr
+    assert "in loss" in done.stderr
+    answer = answer_of(justright("best", "late", "--json"))
+    assert answer["state"] == "failed"
+    assert ended(answer) <= 6, "it does not burn all thirty"
+
+
+def test_a_regression_with_the_loss_of_a_classification(tmp_path: Path) -> None:
+    task = TINY.replace("Linear(4, 2)", "Linear(4, 1)")
+    (tmp_path / "task.py").write_text(task)
+    done = justright("tune", f"{tmp_path}/task.py:Tiny", "--trials", "2")
+    assert done.returncode == 1, done.stdout
+    assert "one output" in done.stderr
+    assert "mse_loss" in done.stderr
+
+
 OBJECTIVE = """
 import math
 import time

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -152,6 +154,36 @@ def test_a_database_that_goes_away_and_comes_back(
     check_ledger(optuna.load_study(study_name="e2e", storage=storage), answer)
     assert "Traceback" not in log.read_text()
     assert postgres_server.password not in logs_in(tmp_path)
+
+
+def test_a_standby_outlives_a_leader_that_pauses(tmp_path: Path, clean_redis: str) -> None:
+    """The journal is the paused one's; it goes on when it wakes, and the other stands by."""
+    env = {
+        "JUSTRIGHT_REDIS_URL": clean_redis,
+        "JUSTRIGHT_STORAGE": str(tmp_path / "journal.log"),
+    }
+    broker = RedisBroker(connect(clean_redis, patient=False))
+    with serving("orchestrator", log=tmp_path / "first.log", env=env) as first:
+        await_true(lambda: broker.leader() is not None)
+        with serving("orchestrator", log=tmp_path / "second.log", env=env) as second:
+            name = broker.leader()
+            first.send_signal(signal.SIGSTOP)
+            await_true(lambda: broker.leader() not in (None, name))
+            time.sleep(1.0)  # it tries the journal, and leaves it
+            first.send_signal(signal.SIGCONT)
+            await_true(lambda: broker.leader() is not None)
+            assert second.poll() is None, (tmp_path / "second.log").read_text()
+            assert first.poll() is None, (tmp_path / "first.log").read_text()
+            with serving("worker", log=tmp_path / "worker.log", env=env):
+                done = justright("submit", DIGITS, "--trials", "2", "--wait", "--json", env=env)
+    assert done.returncode == 0, done.stderr + logs_in(tmp_path)
+
+
+def await_true(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def logs_in(folder: Path) -> str:

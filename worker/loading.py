@@ -54,7 +54,7 @@ def load(ref: TaskRef) -> Loaded:
     if ref.target is None:
         return CommandLine(ref.command)
     place, _, name = ref.target.rpartition(":")
-    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place, ref.folder)
     if not hasattr(module, name):
         names = sorted(n for n in vars(module) if not n.startswith("_"))
         raise UsageError(f"{place} has no {name!r}. It has: {', '.join(names) or 'nothing'}.")
@@ -113,12 +113,15 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def _load_module(name: str) -> ModuleType:
+def _load_module(name: str, folder: str | None) -> ModuleType:
     if name.partition(".")[0] in OWN_NAMES:
         raise UsageError(
             f"the module name {name!r} is taken by justright's own package of that name. "
             "Rename yours, or give the task as a file: path/to/file.py:Name."
         )
+    if folder is not None and Path(folder).is_dir() and folder not in sys.path:
+        _refuse_hidden_names(Path(folder))
+        sys.path.append(folder)  # last: what is installed comes first
     try:
         return user_code(lambda: importlib.import_module(name))
     except UserCodeError as error:
