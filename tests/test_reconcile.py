@@ -1,10 +1,7 @@
-"""The reconcile loop against the twin broker: every fault in milliseconds."""
+"""The reconcile loop against the twin broker: what studies ask for, and what workers say."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,6 @@ import optuna
 import pytest
 
 from justright.lifecycle import StudyState, TrialState
-from justright.memory import MemoryBroker
 from justright.messages import (
     Cancel,
     Failure,
@@ -20,38 +16,11 @@ from justright.messages import (
     Outcome,
     OutcomeKind,
     Report,
-    Snapshot,
     Space,
 )
-from orchestrator.journal import GroupCommitJournal
-from orchestrator.ledger import Ledger
-from tests.twin import HORIZON, LEASE, House
+from tests.twin import LEASE, House, check, told, told_any
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-def told(house: House) -> list[optuna.trial.FrozenTrial]:
-    return house.ledger.studies()["s"].trials
-
-
-def check(house: House, snapshot: Snapshot, trials: int) -> None:
-    """What must hold at the end of every study, whatever happened on its way."""
-    answer = snapshot.answer
-    assert answer is not None
-    assert answer.best_lr is not None
-    recorded = told(house)
-    assert len(recorded) == trials
-    assert all(trial.state.is_finished() for trial in recorded)
-    assert [trial.number for trial in recorded] == list(range(trials))
-    states = Counter(trial.state.name for trial in recorded)
-    assert states["COMPLETE"] == answer.trials["complete"]
-    assert states["PRUNED"] == answer.trials["pruned"]
-    best = min(t.value for t in recorded if t.state.name == "COMPLETE" and t.value is not None)
-    assert answer.loss == pytest.approx(best)
-    for trial in recorded:
-        if trial.state.name == "COMPLETE":
-            assert trial.value == pytest.approx(min(trial.intermediate_values.values()))
-            assert set(trial.intermediate_values) == set(range(1, HORIZON + 1))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -76,10 +45,6 @@ def test_no_more_trials_are_in_flight_than_there_are_workers(tmp_path: Path) -> 
         house.turn()
         running = [t for t in told(house) if not t.state.is_finished()] if told_any(house) else []
         assert len(running) <= 2
-
-
-def told_any(house: House) -> bool:
-    return "s" in house.ledger.studies()
 
 
 def test_a_diverged_trial_is_pruned_at_once_and_teaches(tmp_path: Path) -> None:
@@ -239,12 +204,7 @@ def test_a_task_that_cannot_be_loaded_leaves_only_the_news(tmp_path: Path) -> No
     assert not house.ledger.studies()
     house.workers[0].inspection = {}
     house.submit("s2")  # mended, under the same name
-    for _ in range(500):
-        house.turn()
-        known = house.broker.snapshot("s")
-        if known is not None and known.submission == "s2" and known.state == StudyState.COMPLETE:
-            break
-    assert known is not None
+    known = house.run(submission="s2")
     check(house, known, 8)
 
 
@@ -259,12 +219,7 @@ def test_timeout_cancel_and_going_on(tmp_path: Path) -> None:
     assert all(trial.state.is_finished() for trial in told(house))
 
     house.submit("s2", trials=count + 4, timeout=None, pruner="none")
-    for _ in range(500):
-        house.turn()
-        known = house.broker.snapshot("s")
-        if known is not None and known.submission == "s2" and known.state == StudyState.COMPLETE:
-            break
-    assert known is not None
+    known = house.run(submission="s2")
     assert known.answer is not None
     assert known.answer.reason == "trials"
     assert len(told(house)) == count + 4
@@ -308,105 +263,13 @@ def test_an_objective_names_its_range(tmp_path: Path) -> None:
     assert all(1e-3 <= trial.params["lr"] <= 1e-1 for trial in told(house))
 
 
-class Killed(BaseException):
-    """The orchestrator dies here."""
-
-
-@pytest.mark.parametrize("effect", ["receive", "dispatch", "decide", "publish", "acknowledge"])
-@pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("nth", [1, 2, 5, 9])
-def test_killed_anywhere_and_started_again_it_goes_on(
-    tmp_path: Path, effect: str, moment: str, nth: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    house = House(tmp_path, workers=2)
-    house.submit(pruner="median", trials=9)
-    original: Callable[..., Any] = getattr(MemoryBroker, effect)
-    calls = 0
-
-    def deadly(self: MemoryBroker, *arguments: Any, **named: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == nth and moment == "before":
-            raise Killed
-        result = original(self, *arguments, **named)
-        if calls == nth and moment == "after":
-            raise Killed
-        return result
-
-    monkeypatch.setattr(MemoryBroker, effect, deadly)
-    kills = 0
-    snapshot: Snapshot | None = None
-    for _ in range(2000):
-        try:
-            snapshot = house.run()
-            break
-        except Killed:
-            kills += 1
-            house.restart()
-    assert snapshot is not None
-    if effect != "decide":  # a run in which fewer than nth trials are pruned has no nth decision
-        assert kills == 1
-    check(house, snapshot, 9)
-    pairs = Counter(pair for worker in house.workers for pair in worker.trained)
-    assert max(pairs.values()) == 1  # no attempt was trained twice
-
-
-@pytest.mark.parametrize("nth", [1, 2, 3, 4, 8, 12, 20])
-def test_killed_at_a_commit_nothing_is_told_twice(tmp_path: Path, nth: int) -> None:
-    house = House(tmp_path, workers=2)
-    commits = 0
-
-    def mortal(ledger: Ledger) -> Ledger:
-        def commit() -> None:
-            nonlocal commits
-            commits += 1
-            if commits == nth:
-                raise Killed
-            ledger.commit()
-
-        return replace(ledger, commit=commit)
-
-    house.ledger = mortal(house.ledger)
-    house.reconciler = house.make(house.broker, house.ledger)
-    house.submit(trials=9)
-    snapshot: Snapshot | None = None
-    for _ in range(10):
-        try:
-            snapshot = house.run()
-            break
-        except Killed:
-            house.restart()
-    assert snapshot is not None
-    assert commits >= nth
-    check(house, snapshot, 9)
-
-
-def test_a_trial_that_was_asked_by_half_holds_nothing_up(tmp_path: Path) -> None:
-    """A database commits each write: a kill may fall between a trial and its rate."""
-    house = House(tmp_path)
-    house.submit(trials=4, pruner="none")
-    while not (told_any(house) and told(house)):
-        house.turn()
-    house.ledger.studies()["s"].ask()
-    house.ledger.commit()
-    house.restart()
-    snapshot = house.run()
-    assert snapshot.answer is not None
-    assert snapshot.answer.trials["complete"] == 4
-    assert all(trial.state.is_finished() for trial in told(house))
-
-
 def test_more_trials_after_replicates(tmp_path: Path) -> None:
     """Only rates that were searched are repeated, and only searched ones count as trials."""
     house = House(tmp_path)
     house.submit(trials=6, replicates=2, pruner="none")
     house.run()
     house.submit("s2", trials=10, replicates=2, pruner="none")
-    for _ in range(500):
-        house.turn()
-        known = house.broker.snapshot("s")
-        if known is not None and known.submission == "s2" and known.state == StudyState.COMPLETE:
-            break
+    house.run(submission="s2")
     originals = [t for t in told(house) if "replicate_of" not in t.user_attrs]
     assert len(originals) == 10
     numbers = {trial.number for trial in originals}
@@ -433,57 +296,6 @@ def test_a_sampler_that_is_not_installed_fails_its_study_only(
     known = house.broker.snapshot("s")
     assert known is not None
     check(house, known, 8)
-
-
-@pytest.mark.parametrize("nth", range(1, 40, 3))
-def test_killed_between_any_two_writes_of_a_database(
-    tmp_path: Path, nth: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A database keeps each write at once: here the journal does, and one write is the last."""
-    house = House(tmp_path, workers=2)
-    house.submit(trials=5, replicates=2, pruner="none")
-    original: Callable[..., Any] = GroupCommitJournal.append_logs
-    writes = 0
-
-    def durable(self: GroupCommitJournal, logs: list[dict[str, Any]]) -> None:
-        nonlocal writes
-        writes += 1
-        if writes == nth * 5:
-            raise Killed
-        original(self, logs)
-        self.commit()
-
-    monkeypatch.setattr(GroupCommitJournal, "append_logs", durable)
-    snapshot: Snapshot | None = None
-    for _ in range(3):
-        try:
-            snapshot = house.run()
-            break
-        except Killed:
-            house.restart()
-    assert snapshot is not None
-    assert snapshot.answer is not None
-    assert snapshot.answer.trials["complete"] == 8
-    assert all(trial.state.is_finished() for trial in told(house))
-    for trial in told(house):
-        original_of = trial.user_attrs.get("replicate_of")
-        if original_of is not None:
-            assert trial.params == told(house)[original_of].params
-
-
-def test_a_redis_that_was_away_costs_no_attempt(tmp_path: Path) -> None:
-    """Leases have expired when it is back; hearts beat again a little later."""
-    house = House(tmp_path)
-    house.submit(trials=3, pruner="none")
-    while not house.workers[0].steps:
-        house.turn()
-    house.clock.now += 3 * LEASE
-    for _ in range(2):
-        house.turn(workers=False)
-    snapshot = house.run()
-    check(house, snapshot, 3)
-    assert snapshot.answer is not None
-    assert snapshot.answer.attempts == 3
 
 
 def test_cancelled_before_it_began_and_submitted_again(tmp_path: Path) -> None:
@@ -524,18 +336,3 @@ def test_a_mended_failure_is_forgotten(tmp_path: Path) -> None:
     assert known is not None
     assert known.state == StudyState.COMPLETE
     assert known.failure is None
-
-
-def test_the_timeout_counts_while_nobody_looks_at_a_trial(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    house.submit(timeout=50.0, trials=1, pruner="none")
-    while not house.workers[0].steps:
-        house.turn()
-    house.restart()
-    for _ in range(60):
-        house.workers[0].beat()
-        house.turn(workers=False)
-    known = house.broker.snapshot("s")
-    assert known is not None
-    assert known.answer is not None
-    assert known.answer.reason == "timeout"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import optuna
+import pytest
 
 from justright.broker import Broker
 from justright.lifecycle import STUDY_FINISHED
@@ -151,12 +155,14 @@ class House:
             worker.step()
         self.clock.now += 1.0
 
-    def run(self, turns: int = 2000) -> Snapshot:
-        """Until the study has ended."""
+    def run(self, turns: int = 2000, submission: str | None = None) -> Snapshot:
+        """Until the study has ended, and has taken up that submission."""
         for _ in range(turns):
             self.turn()
             snapshot = self.broker.snapshot("s")
-            if snapshot is not None and snapshot.state in STUDY_FINISHED:
+            if snapshot is None or submission not in (None, snapshot.submission):
+                continue
+            if snapshot.state in STUDY_FINISHED:
                 return snapshot
         raise AssertionError(f"not ended after {turns} turns: {snapshot}")
 
@@ -173,3 +179,31 @@ def forget(ledger: Ledger) -> None:
     backend: Any = ledger.storage._backend  # type: ignore[attr-defined]
     backend._waiting.clear()
     backend.close()
+
+
+def told(house: House) -> list[optuna.trial.FrozenTrial]:
+    return house.ledger.studies()["s"].trials
+
+
+def check(house: House, snapshot: Snapshot, trials: int) -> None:
+    """What must hold at the end of every study, whatever happened on its way."""
+    answer = snapshot.answer
+    assert answer is not None
+    assert answer.best_lr is not None
+    recorded = told(house)
+    assert len(recorded) == trials
+    assert all(trial.state.is_finished() for trial in recorded)
+    assert [trial.number for trial in recorded] == list(range(trials))
+    states = Counter(trial.state.name for trial in recorded)
+    assert states["COMPLETE"] == answer.trials["complete"]
+    assert states["PRUNED"] == answer.trials["pruned"]
+    best = min(t.value for t in recorded if t.state.name == "COMPLETE" and t.value is not None)
+    assert answer.loss == pytest.approx(best)
+    for trial in recorded:
+        if trial.state.name == "COMPLETE":
+            assert trial.value == pytest.approx(min(trial.intermediate_values.values()))
+            assert set(trial.intermediate_values) == set(range(1, HORIZON + 1))
+
+
+def told_any(house: House) -> bool:
+    return "s" in house.ledger.studies()
