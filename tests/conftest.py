@@ -5,8 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import Postgres, postgres, postgres_programs, running_redis
+
+# No test has a time limit as its claim; on a busy machine one slow example says nothing.
+settings.register_profile("justright", deadline=None)
+settings.load_profile("justright")
 
 
 @pytest.fixture(autouse=True)
