@@ -173,7 +173,8 @@ def submit(
         "name": name, "pool": pool, "metric": metric,
     }  # fmt: skip
     spec, _ = _make_spec(task, flags, set_)
-    submission = send(_service(), spec)
+    service = _service()
+    submission = send(service, spec)
     if wait:
         broker = _service(patient=True)
         try:
@@ -190,7 +191,7 @@ def submit(
         print(json_module.dumps({"study": spec.name, "state": "submitted"}))
     else:
         print(f"submitted {spec.name}; follow it with: justright status {spec.name} --watch")
-    if _service().leader() is None:
+    if service.leader() is None:
         sys.stderr.write(
             "no orchestrator is active: the study begins when there is one (justright "
             "orchestrator)\n"

@@ -19,7 +19,7 @@ import redis
 from justright import processes
 from justright.broker import RedisBroker, connect
 from justright.errors import JustrightError, RedisUnavailable, UsageError
-from justright.messages import Snapshot
+from justright.messages import Snapshot, decode_as
 from justright.settings import Settings
 
 _REDIS_PATIENCE = 10.0  # seconds until an embedded Redis must answer
@@ -109,9 +109,11 @@ class LocalStudy:
         beside.write_text(snapshot.encode())
         beside.replace(self._snapshot)
 
-    def recall(self) -> str | None:
-        """The kept snapshot, encoded."""
-        return self._snapshot.read_text() if self._snapshot.is_file() else None
+    def recall(self) -> Snapshot | None:
+        """What was kept, or None."""
+        if not self._snapshot.is_file():
+            return None
+        return decode_as(Snapshot, self._snapshot.read_text())
 
     def show_connection(self, url: str | None) -> None:
         """Let this user's other commands find the running Redis (None: it runs no more)."""

@@ -9,7 +9,7 @@ from justright.client import unknown_study
 from justright.errors import RedisUnavailable, UsageError
 from justright.lifecycle import STUDY_ACTIVE, STUDY_FINISHED, StudyState
 from justright.local import LocalStudy, local_studies
-from justright.messages import Cancel, Snapshot, WorkerInfo, decode_as
+from justright.messages import Cancel, Snapshot, WorkerInfo
 from justright.settings import Settings, load_settings
 
 
@@ -104,10 +104,9 @@ def _add_local(overview: Overview, local: LocalStudy) -> None:
     if running is not None:
         overview.add(running, local.name)
         return
-    kept = local.recall()
-    if kept is None:
+    snapshot = local.recall()
+    if snapshot is None:
         return
-    snapshot = decode_as(Snapshot, kept)
     if snapshot.state not in STUDY_FINISHED:
         state = StudyState.INTERRUPTED
         answer = snapshot.answer and snapshot.answer.model_copy(update={"state": state})

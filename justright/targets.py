@@ -40,9 +40,8 @@ def read_target(parts: Sequence[str], *, is_command: bool) -> dict[str, Any]:
 def _located(text: str, folder: Path) -> dict[str, Any]:
     """A task, and for a module that lies in ``folder`` and is not installed, that folder."""
     task: dict[str, Any] = {"target": resolve(text, folder)}
-    top = text.partition(":")[0].partition(".")[0]
-    here = (folder / top).is_dir() or (folder / f"{top}.py").is_file()
-    if here and not text.partition(":")[0].endswith(".py"):
+    place = text.partition(":")[0]
+    if not place.endswith(".py") and _lies_in(folder, place.partition(".")[0]):
         task["folder"] = str(folder.resolve())
     return task
 
@@ -76,12 +75,15 @@ def _check_module(name: str, folder: Path) -> None:
     """Only the top package is looked for: looking further would import the user's code."""
     top = name.partition(".")[0]
     found = top in sys.modules or importlib.util.find_spec(top) is not None
-    here = (folder / top).is_dir() or (folder / f"{top}.py").is_file()
-    if not found and not here:
+    if not found and not _lies_in(folder, top):
         raise UsageError(
             f"no module {top!r} is installed here. Install it, or give the task as a file: "
             "path/to/file.py:Name."
         )
+
+
+def _lies_in(folder: Path, module: str) -> bool:
+    return (folder / module).is_dir() or (folder / f"{module}.py").is_file()
 
 
 def _names_in(path: Path) -> set[str]:

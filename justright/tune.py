@@ -13,7 +13,7 @@ import redis
 from justright.client import follow, refuse_if_another, submit
 from justright.errors import JustrightError
 from justright.local import LocalService, LocalStudy
-from justright.messages import Snapshot, decode_as
+from justright.messages import Snapshot
 from justright.settings import load_settings
 from justright.spec import StudySpec
 from justright.view import make_view
@@ -39,28 +39,21 @@ def run(spec: StudySpec, *, gpus: Sequence[str], workers: int | None, quiet: boo
     """
     settings = load_settings()
     study = LocalStudy(settings, spec.name)
-    refuse_if_another(_recall(study), spec)
+    refuse_if_another(study.recall(), spec)
     study.open()
     service = LocalService(study, settings)
     _raise_on_signals()
+    interrupted = False
     try:
         service.start(gpus, workers, spec.pool)
-        snapshot = _follow(service, study, spec, quiet)
+        return _follow(service, study, spec, quiet)
     except (KeyboardInterrupt, Terminated):
-        _end(service, study)
-        if study.has_trials():
+        interrupted = True
+        raise
+    finally:
+        kept = _end(service, study)
+        if interrupted and kept:
             sys.stderr.write(f"\nstopped; the same command with --name {spec.name} goes on\n")
-        raise
-    except BaseException:
-        _end(service, study)
-        raise
-    _end(service, study)
-    return snapshot
-
-
-def _recall(study: LocalStudy) -> Snapshot | None:
-    kept = study.recall()
-    return None if kept is None else decode_as(Snapshot, kept)
 
 
 def _follow(service: LocalService, study: LocalStudy, spec: StudySpec, quiet: bool) -> Snapshot:
@@ -83,16 +76,17 @@ def _follow(service: LocalService, study: LocalStudy, spec: StudySpec, quiet: bo
             raise JustrightError(f"the embedded Redis does not answer: {error}") from None
 
 
-def _end(service: LocalService, study: LocalStudy) -> None:
-    """End all processes, and keep the study unless nothing was trained."""
+def _end(service: LocalService, study: LocalStudy) -> bool:
+    """End all processes, and keep the study unless nothing was trained; whether it is kept."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # once is enough, and it does not take long
     last = service.stop()
-    if study.has_trials():
-        if last is not None:
-            study.remember(last)
-    else:
+    if not study.has_trials():
         study.discard()
+        return False
+    if last is not None:
+        study.remember(last)
+    return True
 
 
 def _raise_on_signals() -> None:

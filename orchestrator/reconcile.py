@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from justright.broker import AT_MOST, Broker
 from justright.errors import StorageError, UsageError
@@ -36,6 +37,8 @@ from orchestrator.ledger import Ledger
 from orchestrator.study_run import StudyRun
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _PUBLISH_EVERY = 0.2  # seconds between snapshots of a study that is under way
 _WORKERS_EVERY = 0.5
@@ -100,24 +103,20 @@ class Reconciler:
             self._broker.acknowledge()
         return len(messages)
 
-    @property
-    def idle(self) -> bool:
-        """Whether no study is under way."""
-        return not self._active()
-
     def _active(self) -> list[StudyRun]:
         return [run for run in self._runs.values() if run.active]
 
-    def _safely(self, run: StudyRun, call: Callable[[], None]) -> None:
-        """One study's fault ends that study, never the service."""
+    def _safely(self, run: StudyRun, call: Callable[[], T]) -> T | None:
+        """What the call returns. One study's fault ends that study, never the service."""
         try:
-            call()
+            return call()
         except self._fatal:
             raise
         except Exception as error:
             log.exception("study %s fails", run.name)
             message = f"justright itself failed: {type(error).__name__}: {error}"
             run.fail(Failure(kind=FailureKind.TASK, message=message))
+            return None
 
     # -- what arrives ---------------------------------------------------------------------------
 
@@ -225,9 +224,7 @@ class Reconciler:
         lanes = min(worker.lanes for worker in workers)
         if run.spec.lanes != "auto":
             lanes = run.spec.lanes
-        found: list[Job | None] = []
-        self._safely(run, lambda: found.append(run.next_job(lanes, _new_id)))
-        return found[0] if found else None
+        return self._safely(run, lambda: run.next_job(lanes, _new_id))
 
     def _drop_untrainable(self) -> None:
         """A study whose task could not even be loaded leaves nothing but the news of it."""

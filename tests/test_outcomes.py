@@ -8,16 +8,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
-from tests.commands import justright
+from tests.commands import await_true, justright
 from tests.leftovers import processes_of, studies_in
 
 COUNTS = ("complete", "pruned", "failed")
@@ -333,13 +331,6 @@ class Interruption:
         return answer
 
 
-def await_true(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def interruption(tmp_path: Path) -> Interruption:
     return Interruption(tmp_path)
@@ -363,15 +354,19 @@ def test_ctrl_c_and_on_again(interruption: Interruption) -> None:
     interruption.check_it_goes_on()
 
 
-def test_a_part_of_it_dies(interruption: Interruption) -> None:
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [("justright orchestrator", "the orchestrator ended"), ("redis-server", "redis")],
+)
+def test_a_part_of_it_dies(interruption: Interruption, command: str, said: str) -> None:
     """What was trained is kept, whatever ends a study."""
     tune = interruption.begin()
-    [line] = [line for line in processes_of(interruption.state) if "justright orchestrator" in line]
+    [line] = [line for line in processes_of(interruption.state) if command in line]
     os.kill(int(line.split()[0]), signal.SIGKILL)
     stdout, stderr = tune.communicate(timeout=60)
     assert tune.returncode == 1, stderr
     assert stdout == ""
-    assert "the orchestrator ended" in stderr
+    assert said in stderr
     assert "Traceback" not in stderr
     assert processes_of(interruption.state) == []
     assert studies_in(interruption.state) == ["gated"]
@@ -386,19 +381,6 @@ def test_it_is_ended_from_outside(interruption: Interruption, number: signal.Sig
     tune.communicate(timeout=60)
     assert tune.returncode == (-number if number == signal.SIGKILL else 128 + number)
     await_true(lambda: processes_of(interruption.state) == [])
-    interruption.check_it_goes_on()
-
-
-def test_its_redis_dies(interruption: Interruption) -> None:
-    tune = interruption.begin()
-    [line] = [line for line in processes_of(interruption.state) if "redis-server" in line]
-    os.kill(int(line.split()[0]), signal.SIGKILL)
-    stdout, stderr = tune.communicate(timeout=60)
-    assert tune.returncode == 1, stderr
-    assert stdout == ""
-    assert "redis" in stderr
-    assert "Traceback" not in stderr
-    assert processes_of(interruption.state) == []
     interruption.check_it_goes_on()
 
 

@@ -24,6 +24,16 @@ class Killed(BaseException):
     """The orchestrator dies here."""
 
 
+def run_on(house: House) -> tuple[Snapshot, int]:
+    """Until the study has ended, with a new orchestrator after each kill; how many there were."""
+    for kills in range(10):
+        try:
+            return house.run(), kills
+        except Killed:
+            house.restart()
+    raise AssertionError("killed again and again")
+
+
 @pytest.mark.parametrize("effect", ["receive", "dispatch", "decide", "publish", "acknowledge"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("nth", [1, 2, 5, 9])
@@ -46,16 +56,7 @@ def test_killed_anywhere_and_started_again_it_goes_on(
         return result
 
     monkeypatch.setattr(MemoryBroker, effect, deadly)
-    kills = 0
-    snapshot: Snapshot | None = None
-    for _ in range(2000):
-        try:
-            snapshot = house.run()
-            break
-        except Killed:
-            kills += 1
-            house.restart()
-    assert snapshot is not None
+    snapshot, kills = run_on(house)
     if effect != "decide":  # a run in which fewer than nth trials are pruned has no nth decision
         assert kills == 1
     check(house, snapshot, 9)
@@ -81,14 +82,7 @@ def test_killed_at_a_commit_nothing_is_told_twice(tmp_path: Path, nth: int) -> N
     house.ledger = mortal(house.ledger)
     house.reconciler = house.make(house.broker, house.ledger)
     house.submit(trials=9)
-    snapshot: Snapshot | None = None
-    for _ in range(10):
-        try:
-            snapshot = house.run()
-            break
-        except Killed:
-            house.restart()
-    assert snapshot is not None
+    snapshot, _ = run_on(house)
     assert commits >= nth
     check(house, snapshot, 9)
 
@@ -127,14 +121,8 @@ def test_killed_between_any_two_writes_of_a_database(
         self.commit()
 
     monkeypatch.setattr(GroupCommitJournal, "append_logs", durable)
-    snapshot: Snapshot | None = None
-    for _ in range(3):
-        try:
-            snapshot = house.run()
-            break
-        except Killed:
-            house.restart()
-    assert snapshot is not None
+    snapshot, kills = run_on(house)
+    assert kills == 1
     assert snapshot.answer is not None
     assert snapshot.answer.trials["complete"] == 8
     assert all(trial.state.is_finished() for trial in told(house))

@@ -9,7 +9,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +18,7 @@ import optuna
 import pytest
 
 from justright.broker import RedisBroker, connect
-from tests.commands import EXAMPLES, justright, serving
+from tests.commands import EXAMPLES, await_true, justright, serving
 from tests.servers import Postgres, free_port
 
 DIGITS = f"{EXAMPLES / 'digits.py'}:Digits"
@@ -177,13 +176,6 @@ def test_a_standby_outlives_a_leader_that_pauses(tmp_path: Path, clean_redis: st
             with serving("worker", log=tmp_path / "worker.log", env=env):
                 done = justright("submit", DIGITS, "--trials", "2", "--wait", "--json", env=env)
     assert done.returncode == 0, done.stderr + logs_in(tmp_path)
-
-
-def await_true(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def logs_in(folder: Path) -> str:

@@ -113,22 +113,36 @@ class JobRunner:
                 self._train(job)
             else:
                 self._channel.send(self._inspect(job))
-        except Exception as error:  # a fault of ours, or of a library where we expected none
-            log.exception("job %s failed", job.id)
-            self._note_poison(error)
+        except Exception as error:
+            if not isinstance(error, JustrightError):
+                log.exception("job %s failed where no fault was expected", job.id)
             for work in job.trials:  # those that have ended already are not changed by it
-                self._channel.send(_failed(job, work, 0, error))
+                self._fail(job, work, 0, error)
             if not job.trials:
-                failure = failure_of(error)
+                failure = self._failure(error)
                 self._channel.send(Inspection(study=job.study, job=job.id, failure=failure))
         finally:
             self._sources.remember()  # what was imported on the way
             self._channel.flush()
             self._channel.watch("", ())
 
-    def _note_poison(self, error: BaseException) -> None:
-        """After an error of the GPU every call fails: the next job needs a new process."""
+    def _failure(self, error: Exception) -> Failure:
+        """The error in words. After one of the GPU the next job needs a new process."""
         self._spent = self._spent or is_poison(error)
+        return failure_of(error)
+
+    def _fail(self, job: Job, work: TrialWork, step: int, error: Exception) -> None:
+        log.warning("trial %d failed: %s", work.number, error)
+        self._channel.send(
+            Outcome(
+                study=job.study,
+                trial=work.number,
+                attempt=work.attempt,
+                kind=OutcomeKind.FAILED,
+                step=step,
+                failure=self._failure(error),
+            )
+        )
 
     def _load(self, job: Job) -> TaskTrainer | Objective | CommandLine:
         key = (job.task.model_dump_json(), job.epochs)
@@ -151,38 +165,29 @@ class JobRunner:
         return self._loaded.what
 
     def _inspect(self, job: Job) -> Inspection:
-        try:
-            what = self._load(job)
-            if isinstance(what, TaskTrainer):
-                details = what.inspect(job.seed)
-                return Inspection(
-                    study=job.study,
-                    job=job.id,
-                    epochs=what.epochs,
-                    initial_loss=what.initial_loss,
-                    search_schedule=what.search_schedule,
-                    details=details,
-                )
+        what = self._load(job)
+        if isinstance(what, TaskTrainer):
+            details = what.inspect(job.seed)
             return Inspection(
                 study=job.study,
                 job=job.id,
-                kind="objective" if isinstance(what, Objective) else "command",
-                epochs=job.epochs,
+                epochs=what.epochs,
+                initial_loss=what.initial_loss,
+                search_schedule=what.search_schedule,
+                details=details,
             )
-        except JustrightError as error:
-            self._note_poison(error)
-            return Inspection(study=job.study, job=job.id, failure=failure_of(error))
+        return Inspection(
+            study=job.study,
+            job=job.id,
+            kind="objective" if isinstance(what, Objective) else "command",
+            epochs=job.epochs,
+        )
 
     def _train(self, job: Job) -> None:
-        try:
-            what = self._load(job)
-            if isinstance(what, TaskTrainer) and what.initial_loss is None:
-                what.measure_initial_loss(job.seed)
-        except JustrightError as error:
-            for work in job.trials:
-                self._channel.send(_failed(job, work, 0, error))
-            return
+        what = self._load(job)
         if isinstance(what, TaskTrainer):
+            if what.initial_loss is None:
+                what.measure_initial_loss(job.seed)
             self._train_task(job, what)
             return
         for work in job.trials:
@@ -199,9 +204,9 @@ class JobRunner:
                         channel=self._channel,
                     )
             except JustrightError as error:
-                self._note_poison(error)
-                outcome = _failed(job, work, 0, error)
-            self._channel.send(outcome)
+                self._fail(job, work, 0, error)
+            else:
+                self._channel.send(outcome)
 
     def _train_task(self, job: Job, trainer: TaskTrainer) -> None:
         until = min(job.until or trainer.epochs, trainer.epochs)
@@ -210,8 +215,7 @@ class JobRunner:
             try:
                 trials.append(trainer.start(work))
             except JustrightError as error:
-                self._note_poison(error)
-                self._channel.send(_failed(job, work, 0, error))
+                self._fail(job, work, 0, error)
         while trials:
             trials = [trial for trial in trials if self._one_epoch(job, trainer, trial, until)]
 
@@ -221,8 +225,7 @@ class JobRunner:
         try:
             result = trainer.train_epoch(trial)
         except JustrightError as error:
-            self._note_poison(error)
-            self._channel.send(_failed(job, work, trial.epoch, error))
+            self._fail(job, work, trial.epoch, error)
             return False
         self._channel.send(_report(job, work, result))
         decision = self._channel.decision(work.number, work.attempt)
@@ -257,16 +260,4 @@ def _report(job: Job, work: TrialWork, result: EpochResult) -> Report:
         loss=result.loss,
         train_loss=result.train_loss,
         seconds=result.seconds,
-    )
-
-
-def _failed(job: Job, work: TrialWork, step: int, error: Exception) -> Outcome:
-    log.warning("trial %d failed: %s", work.number, error)
-    return Outcome(
-        study=job.study,
-        trial=work.number,
-        attempt=work.attempt,
-        kind=OutcomeKind.FAILED,
-        step=step,
-        failure=failure_of(error),
     )
