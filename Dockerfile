@@ -12,7 +12,8 @@ ENV JUSTRIGHT_STATE=/var/lib/justright \
     PYTHONUNBUFFERED=1
 # Its home is the state folder: the one place it may write to. A new volume there is its own, too.
 RUN useradd --system --user-group --no-log-init --uid 10001 --shell /usr/sbin/nologin \
-    --home-dir /var/lib/justright --create-home justright
+    --home-dir /var/lib/justright --create-home justright && \
+    install --directory --owner=justright --group=justright /var/lib/justright/artifacts
 
 FROM base AS source
 WORKDIR /src

@@ -1,9 +1,13 @@
 # make demo   the learning rate of a small model on real data, end to end
 # make test   all tests
 # make check  formatting, lint, types, Dockerfile and compose file
-.PHONY: demo test check clean
+# make chaos  faults at random points for ROUNDS rounds, every loss compared with a run without
+.PHONY: demo test check chaos clean
 
 PYTHON ?= python3
+ROUNDS ?= 10
+SEED ?= 0
+FAULTS ?= 5
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -19,6 +23,9 @@ check: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m deploy.lint
+
+chaos: $(VENV)/dev.done
+	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --faults $(FAULTS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

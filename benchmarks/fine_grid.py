@@ -48,6 +48,7 @@ def train(trainer: TaskTrainer, lr: float, seed: int = 0) -> Curve:
     losses: list[float] = []
     while trial.epoch < trainer.epochs:
         result = trainer.train_epoch(trial)
+        assert result is not None  # nothing interrupts it
         losses.append(math.inf if result.diverged or result.loss is None else result.loss)
         if result.diverged:
             break

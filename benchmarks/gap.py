@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from rq import Queue
 
 from justright.broker import RedisBroker, connect
 from justright.messages import Job, TrialWork
+from justright.signing import Signer
 from justright.spec import TaskRef
 from tests.commands import ending
 
@@ -71,13 +73,16 @@ def rq_job():
 def warm_gaps(url: str, folder: Path, jobs: int) -> list[float]:
     """Seconds between the jobs of one ``justright worker``."""
     target = f"{_write_job(folder)}:objective"
-    broker = RedisBroker(connect(url, patient=False))
+    secret = secrets.token_hex(32)
+    broker = RedisBroker(connect(url, patient=False), Signer(secret))
     for number in range(jobs):
         work = TrialWork(number=number, lr=0.01, seed=0, attempt=1)
         job = Job(id=f"gap{number}", study="gap", task=TaskRef(target=target), trials=(work,))
         broker.dispatch(job, "default")
     command = [sys.executable, "-P", "-m", "justright", "worker", "--gpus", "none"]
-    with _running(command, folder, {"JUSTRIGHT_REDIS_URL": url}) as worker:
+    command += ["--tasks", str(folder)]
+    environment = {"JUSTRIGHT_REDIS_URL": url, "JUSTRIGHT_SECRET": secret}
+    with _running(command, folder, environment) as worker:
         _await_marks(folder, jobs, worker)
     return _gaps(folder, processes=1)
 

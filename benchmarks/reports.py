@@ -9,6 +9,7 @@ is opened with stock Optuna and its reports are counted.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from justright.messages import (
 )
 from justright.queue import pool_queue
 from justright.settings import Settings
+from justright.signing import Signer
 from justright.spec import PrunerName, StudySpec, TaskRef
 from orchestrator.ledger import open_ledger
 from orchestrator.reconcile import Reconciler
@@ -55,8 +57,8 @@ class Size:
 class Fleet:
     """Workers without a training: they take jobs, hold leases and report losses."""
 
-    def __init__(self, url: str, count: int) -> None:
-        self._redis = connect(url, patient=False)
+    def __init__(self, url: str, count: int, signer: Signer) -> None:
+        self._redis, self._signer = connect(url, patient=False), signer
         self._broker = RedisBroker(self._redis)
         self._idle = [self._worker(number) for number in range(count)]
         for worker in self._idle:
@@ -72,9 +74,10 @@ class Fleet:
         jobs: list[Job] = []
         for entry in queue.get_jobs():
             queue.remove(entry)
-            jobs.append(decode_as(Job, entry.args[0]))
+            jobs.append(decode_as(Job, self._signer.open("job", entry.args[0])))
             entry.delete()
         for job, worker in zip(jobs, self._idle, strict=False):
+            self._broker.claim(job.id, worker.name, _LEASE)
             held = worker.model_copy(update={"job": job.id, "study": job.study})
             self._broker.beat(held, _LEASE)
         return jobs
@@ -125,11 +128,12 @@ def orchestrator_rate(
     """
     redis.Redis.from_url(url).flushall()
     journal = folder / f"{pruner}-{'lockstep' if lockstep else 'backlog'}.log"
-    broker, books = RedisBroker(connect(url, patient=True)), open_ledger(str(journal))
+    signer = Signer(secrets.token_hex(32))
+    broker, books = RedisBroker(connect(url, patient=True), signer), open_ledger(str(journal))
     seconds = 0.0
     try:
         reconciler = Reconciler(broker, books, Settings())
-        fleet = Fleet(url, size.trials)
+        fleet = Fleet(url, size.trials, signer)
         trials = begin_study(reconciler, broker, fleet, size, pruner)
         for step in range(1, size.steps + 1):
             fleet.report(trials, step)

@@ -45,6 +45,7 @@ def check(root: Path, instructions: list[Instruction]) -> Iterator[str]:
         problems = [
             *_check_build(service, root, instructions),
             *_check_environment(service),
+            *_check_trust(service),
             *_check_argv(service),
             *_check_references(service, document),
         ]
@@ -99,6 +100,15 @@ def _check_environment(service: dict[str, Any]) -> Iterator[str]:
                 yield f"{name} is no setting of justright"
         if is_secret(name) and is_written(value):
             yield f"{name} has a secret written into it"
+
+
+def _check_trust(service: dict[str, Any]) -> Iterator[str]:
+    """Who speaks to Redis signs or checks signatures; a worker runs the tasks that are mounted."""
+    known = environment(service)
+    if "JUSTRIGHT_REDIS_URL" in known and not is_required(known.get("JUSTRIGHT_SECRET") or ""):
+        yield "it does not require a JUSTRIGHT_SECRET that the user gives"
+    if _build(service).get("target") == "worker" and "--tasks" not in service.get("command", []):
+        yield "its command does not say with --tasks what it may run"
 
 
 def _check_argv(service: dict[str, Any]) -> Iterator[str]:

@@ -11,6 +11,7 @@ service sees it.
 from __future__ import annotations
 
 import argparse
+import base64
 import http.client
 import socket
 import sys
@@ -51,11 +52,13 @@ def check_worker(broker: Broker, host: str, device: str) -> str:
     return ", ".join(f"{worker.name} ({worker.device})" for worker in mine)
 
 
-def check_dashboard(port: int) -> str:
+def check_dashboard(port: int, password: str = "") -> str:
     """It lists the studies, so its storage answers as well. Never asked through a proxy."""
+    credentials = base64.b64encode(f"health:{password}".encode()).decode()
+    headers = {"Authorization": f"Basic {credentials}"} if password else {}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_PATIENCE)
     try:
-        connection.request("GET", "/api/studies")
+        connection.request("GET", "/api/studies", headers=headers)
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
         raise Unhealthy(f"no dashboard answers on port {port} ({type(error).__name__})") from None
@@ -67,9 +70,11 @@ def check_dashboard(port: int) -> str:
 
 
 def _examine(options: argparse.Namespace) -> str:
+    settings = load_settings()
     if options.part == "dashboard":
-        return check_dashboard(options.port)
-    url = load_settings().redis_url.get_secret_value()
+        password = settings.dashboard_password
+        return check_dashboard(options.port, password.get_secret_value() if password else "")
+    url = settings.redis_url.get_secret_value()
     broker = RedisBroker(connect(url, patient=False))
     try:
         if options.part == "orchestrator":

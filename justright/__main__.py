@@ -40,6 +40,9 @@ LR = Annotated[str | None, typer.Option(metavar="LOW:HIGH", help="Range searched
 TRIALS = Annotated[int | None, typer.Option(help="Learning rates to try (30).")]
 EPOCHS = Annotated[int | None, typer.Option(help="The horizon (the task's own).")]
 TIMEOUT = Annotated[float | None, typer.Option(help="Seconds after which to answer.")]
+STALL = Annotated[
+    float | None, typer.Option(help="Seconds without a sign of life until a trial fails (3600).")
+]
 SAMPLER = Annotated[str | None, typer.Option(help="auto, tpe, gp, random, qmc or grid.")]
 PRUNER = Annotated[str | None, typer.Option(help="auto, asha, hyperband, median or none.")]
 REPLICATES = Annotated[int | None, typer.Option(help="Seeds for the best rates (1).")]
@@ -99,6 +102,7 @@ def tune(
     trials: TRIALS = None,
     epochs: EPOCHS = None,
     timeout: TIMEOUT = None,
+    stall: STALL = None,
     sampler: SAMPLER = None,
     pruner: PRUNER = None,
     replicates: REPLICATES = None,
@@ -115,7 +119,8 @@ def tune(
     from justright.tune import run
 
     flags = {
-        "lr": lr, "trials": trials, "epochs": epochs, "timeout": timeout, "sampler": sampler,
+        "lr": lr, "trials": trials, "epochs": epochs, "timeout": timeout, "stall": stall,
+        "sampler": sampler,
         "pruner": pruner, "replicates": replicates, "seed": seed, "lanes": lanes,
         "workers": workers, "name": name, "pool": pool, "metric": metric,
     }  # fmt: skip
@@ -140,6 +145,8 @@ def _print_result(snapshot: Any, as_json: bool) -> int:
         sys.stderr.write(f"no answer: {why_no_answer(snapshot)}\n")
     if not as_json and not failed_outright:
         print_answer(snapshot)
+    if snapshot.state == "paused":
+        sys.stderr.write(f"paused; to go on: justright resume {snapshot.study}\n")
     return code
 
 
@@ -150,6 +157,7 @@ def submit(
     trials: TRIALS = None,
     epochs: EPOCHS = None,
     timeout: TIMEOUT = None,
+    stall: STALL = None,
     sampler: SAMPLER = None,
     pruner: PRUNER = None,
     replicates: REPLICATES = None,
@@ -168,12 +176,13 @@ def submit(
     from justright.view import make_view
 
     flags = {
-        "lr": lr, "trials": trials, "epochs": epochs, "timeout": timeout, "sampler": sampler,
+        "lr": lr, "trials": trials, "epochs": epochs, "timeout": timeout, "stall": stall,
+        "sampler": sampler,
         "pruner": pruner, "replicates": replicates, "seed": seed, "lanes": lanes,
         "name": name, "pool": pool, "metric": metric,
     }  # fmt: skip
     spec, _ = _make_spec(task, flags, set_)
-    service = _service()
+    service = _service(signs=True)
     submission = send(service, spec)
     if wait:
         broker = _service(patient=True)
@@ -198,13 +207,12 @@ def submit(
         )
 
 
-def _service(*, patient: bool = False) -> Any:
+def _service(**how: bool) -> Any:
     """The Redis of the service that the settings name."""
-    from justright.broker import RedisBroker, connect
+    from justright.places import service
     from justright.settings import load_settings
 
-    url = load_settings().redis_url.get_secret_value()
-    return RedisBroker(connect(url, patient=patient))
+    return service(load_settings(), **how)
 
 
 @app.command()
@@ -224,6 +232,15 @@ def worker(
     allow_commands: Annotated[
         bool, typer.Option("--allow-commands", help="Also run studies of command lines.")
     ] = False,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PLACE", help="Folder or package of tasks to run (the working directory)."
+        ),
+    ] = None,
+    memory: Annotated[
+        float | None, typer.Option(help="GiB that a training may hold (80 % of the machine's).")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of a training.")] = None,
 ) -> None:
     """Train: one worker for each GPU of this machine, or one on the CPU."""
@@ -236,6 +253,8 @@ def worker(
         lanes=lanes,
         pool=pool,
         allow_commands=allow_commands,
+        tasks=tasks or (),
+        memory=memory,
         threads=threads,
     )
     raise typer.Exit(code)
@@ -255,7 +274,13 @@ def status(
     from rich.console import Console
 
     from justright.places import gather
-    from justright.view import print_answer, print_failure, status_tables, trial_table
+    from justright.view import (
+        print_answer,
+        print_failure,
+        print_trial_failures,
+        status_tables,
+        trial_table,
+    )
 
     console = Console()
     if not console.is_terminal:
@@ -272,6 +297,8 @@ def status(
                 console.print(snapshot.note)
             if snapshot.failure:
                 print_failure(snapshot.failure)
+            else:
+                print_trial_failures(snapshot)
             print_answer(snapshot)
         else:
             console.print(status_tables(overview.snapshots, overview.workers, overview.leader))
@@ -300,21 +327,55 @@ def best(study: STUDY, json: JSON = False) -> None:
 @app.command()
 def cancel(study: STUDY) -> None:
     """End a study now; its answer is what is known by then."""
-    from justright.places import cancel as send
+    from justright.messages import Cancel
+    from justright.places import command
 
-    send(study)
+    command(Cancel(study=study))
     print(f"cancelled {study}")
+
+
+@app.command()
+def pause(study: STUDY) -> None:
+    """Let a study rest: its trials stop at their next report, each with a checkpoint."""
+    from justright.messages import Pause
+    from justright.places import command
+
+    command(Pause(study=study))
+    print(f"pausing {study}; to go on, today or another day: justright resume {study}")
+
+
+@app.command()
+def resume(study: STUDY, json: JSON = False) -> None:
+    """Go on with a study that was paused, or whose tune was ended."""
+    from justright.messages import Resume
+    from justright.places import at_rest, command
+
+    kept = at_rest(study)
+    if kept is None:
+        command(Resume(study=study))
+        print(f"resumed {study}; follow it with: justright status {study} --watch")
+        return
+    from justright.tune import run
+
+    gpus = _house("worker.main").visible_gpus()
+    snapshot = run(kept.spec, gpus=gpus, workers=None, quiet=json)
+    raise typer.Exit(_print_result(snapshot, json))
 
 
 @app.command()
 def dashboard(
     port: Annotated[int, typer.Option(help="Port on the loopback address; 0: a free one.")] = 8080,
+    host: Annotated[
+        str, typer.Option(help="Address; another than loopback needs a password.")
+    ] = "127.0.0.1",
     write: Annotated[bool, typer.Option("--write", help="Allow changes.")] = False,
 ) -> None:
     """Show all studies in optuna-dashboard, read-only unless --write."""
     from justright.settings import load_settings
 
-    _house("orchestrator.dashboard").run_dashboard(load_settings(), port=port, write=write)
+    _house("orchestrator.dashboard").run_dashboard(
+        load_settings(), host=host, port=port, write=write
+    )
 
 
 @app.command()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from justright.broker import Broker
 from justright.errors import JustrightError, UsageError
-from justright.lifecycle import STUDY_FINISHED
+from justright.lifecycle import STUDY_FINISHED, StudyState, TrialState
 from justright.messages import Snapshot, Submit
 from justright.spec import StudySpec, another_study, differences
 
@@ -48,10 +48,12 @@ def follow(
     submission: str | None,
     show: Callable[[Snapshot], None],
     check: Callable[[], None] = lambda: None,
+    rest: bool = False,
 ) -> Snapshot:
     """Watch a study until it has ended; ``show`` sees each new snapshot, the last one included.
 
     ``submission``: wait until this one has been taken up (None: take the study as it is).
+    ``rest``: a study that is paused, and trains no more, has ended as well.
     ``check`` is called now and then and may raise to end the watch.
 
     Raises:
@@ -69,12 +71,18 @@ def follow(
         if snapshot is not None and taken and snapshot != last:
             last = snapshot
             show(snapshot)
-            if snapshot.state in STUDY_FINISHED:
+            if snapshot.state in STUDY_FINISHED or (rest and is_at_rest(snapshot)):
                 return snapshot
         if time.monotonic() - checked > _CHECK:
             checked = time.monotonic()
             check()
         time.sleep(_POLL)
+
+
+def is_at_rest(snapshot: Snapshot) -> bool:
+    """Whether it is paused, and none of its trials trains any more."""
+    running = any(trial.state == TrialState.RUNNING for trial in snapshot.trials)
+    return snapshot.state == StudyState.PAUSED and not running
 
 
 def unknown_study(study: str, known: list[str]) -> UsageError:

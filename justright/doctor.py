@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import redis
+
 from justright.broker import RedisBroker, connect
 from justright.errors import JustrightError, RedisUnavailable
 from justright.local import redis_server
@@ -39,7 +41,7 @@ def examine(task: str | None, *, as_json: bool, house: Callable[[str], ModuleTyp
     """Run all checks and print them; returns 0 if all is well, else 1."""
     settings = load_settings()
     findings = [*_machine(settings), *_redis(settings), *_storage(settings, house)]
-    findings += [_gpus(house)]
+    findings += [*_artifacts(settings, house), _gpus(house)]
     if task is not None:
         findings.append(_task(task, house))
     if as_json:
@@ -100,22 +102,22 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     recent = tuple(int(part) for part in version.split(".")[:2]) >= (6, 2)
     mend = "" if recent else "justright needs Redis 6.2 or newer, or Valkey"
     yield Finding("redis", recent, f"{shown}, version {version}", mend)
-    kept = info.get("aof_enabled") == 1
-    yield Finding(
-        "redis persistence",
-        kept,
-        "append-only file on" if kept else "append-only file off",
-        "" if kept else "a restart of Redis loses jobs in flight: set appendonly yes",
-    )
-    policy = str(info.get("maxmemory_policy", "noeviction"))
-    yield Finding(
-        "redis eviction",
-        policy == "noeviction",
-        policy,
-        "" if policy == "noeviction" else "Redis may drop jobs: set maxmemory-policy noeviction",
-    )
+    concerns = RedisBroker(client).concerns()
+    for concern in concerns:
+        yield Finding("redis configuration", False, "it may lose jobs", concern)
+    if not concerns:
+        yield Finding("redis configuration", True, "append-only file on, no eviction")
+    yield _secret(settings)
     yield _clock(client)
     yield from _service(RedisBroker(client))
+
+
+def _secret(settings: Settings) -> Finding:
+    try:
+        settings.signer()
+    except JustrightError as error:
+        return Finding("secret", False, "none that can be used", str(error))
+    return Finding("secret", True, "set")
 
 
 def _clock(client: Any) -> Finding:
@@ -131,7 +133,11 @@ def _clock(client: Any) -> Finding:
 
 
 def _service(broker: RedisBroker) -> Iterator[Finding]:
-    leader, workers = broker.leader(), broker.workers()
+    try:
+        leader, workers = broker.leader(), broker.workers()
+    except redis.exceptions.NoPermissionError:
+        yield Finding("orchestrator", True, "not known: this user of Redis may not ask")
+        return
     yield Finding(
         "orchestrator",
         leader is not None,
@@ -163,6 +169,34 @@ def _storage(settings: Settings, house: Callable[[str], ModuleType]) -> Iterator
         yield Finding("storage", False, shown, f"pip install 'justright[orchestrator]' ({error})")
     else:
         yield Finding("storage", True, shown)
+
+
+def _artifacts(settings: Settings, house: Callable[[str], ModuleType]) -> Iterator[Finding]:
+    """Where checkpoints are: can one be written, read and removed?"""
+    if settings.artifacts is None:
+        where = f"{settings.artifact_place}, on this machine only"
+        yield Finding(
+            "checkpoints",
+            True,
+            where,
+            ""
+            if not settings.redis_given
+            else "for trials to go on on other machines, name a "
+            "place that all workers see in JUSTRIGHT_ARTIFACTS: a folder, or s3://BUCKET/PATH",
+        )
+        return
+    shown = without_password(settings.artifact_place)
+    try:
+        place = house("worker.artifacts").Artifacts(settings.artifact_place)
+        place.write("doctor/try", b"justright")
+        place.read("doctor/try")
+        place.remove("doctor")
+    except JustrightError as error:
+        yield Finding("checkpoints", False, shown, str(error))
+    except ImportError:
+        return  # this machine is no worker
+    else:
+        yield Finding("checkpoints", True, shown)
 
 
 def _gpus(house: Callable[[str], ModuleType]) -> Finding:

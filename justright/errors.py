@@ -25,12 +25,32 @@ class MessageError(JustrightError):
     """A message on the wire could not be read."""
 
 
+class ForgedMessage(MessageError):
+    """A message that had to be signed is not, or was altered."""
+
+
+class ExpiredMessage(MessageError):
+    """A message that is authentic, and too old; ``body`` is its content."""
+
+    def __init__(self, message: str, body: str) -> None:
+        super().__init__(message)
+        self.body = body
+
+
 class RedisUnavailable(JustrightError):
     """Redis did not answer."""
 
 
 class StorageError(JustrightError):
     """The study storage refused, is damaged, or is written by somebody else."""
+
+
+class StorageLost(StorageError):
+    """Another orchestrator has taken over the study storage; nothing was written."""
+
+
+class ArtifactError(JustrightError):
+    """The place of checkpoints refused."""
 
 
 class StorageBusy(StorageError):

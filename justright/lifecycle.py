@@ -44,11 +44,23 @@ TRANSITIONS: dict[str, Transition] = {
     for t in (
         Transition("a", frozenset(), _S.QUEUED, "the sampler proposed it"),
         Transition("b", frozenset({_S.QUEUED}), _S.RUNNING, "a worker took the job and its lease"),
-        Transition("c", frozenset({_S.RUNNING}), _S.PAUSED, "it reached the job's until step"),
-        Transition("d", frozenset({_S.PAUSED}), _S.QUEUED, "promoted to the next rung"),
+        Transition(
+            "c",
+            frozenset({_S.RUNNING}),
+            _S.PAUSED,
+            "it reached the job's until step, or its study rests",
+        ),
+        Transition(
+            "d",
+            frozenset({_S.PAUSED}),
+            _S.QUEUED,
+            "promoted to the next rung, or its study goes on",
+        ),
         Transition("e", frozenset({_S.RUNNING}), _S.COMPLETE, "it reached the horizon"),
         Transition("f", frozenset({_S.RUNNING}), _S.PRUNED, "told to stop, or diverged"),
-        Transition("g", frozenset({_S.QUEUED, _S.RUNNING}), _S.QUEUED, "its job was lost"),
+        Transition(
+            "g", frozenset({_S.QUEUED, _S.RUNNING}), _S.QUEUED, "its job was lost or given back"
+        ),
         Transition("h", ACTIVE, _S.FAILED, "the user's code raised, or attempts are used up"),
         Transition("i", frozenset({_S.PAUSED}), _S.PRUNED, "the study ended without it"),
         Transition("j", frozenset({_S.QUEUED}), _S.PRUNED, "the study ended before it began"),
@@ -78,6 +90,7 @@ class StudyState(StrEnum):
     INSPECTING = "inspecting"  #: A worker looks at the task: does it load, what is its horizon.
     RUNNING = "running"  #: Trials are asked, trained and told.
     COMPLETE = "complete"  #: Ended by a stop rule; the answer is final.
+    PAUSED = "paused"  #: Its user let it rest: nothing new is trained until it is resumed.
     CANCELLED = "cancelled"  #: Ended by its user; the answer is what was known then.
     FAILED = "failed"  #: Ended without an answer because the task cannot be trained.
     INTERRUPTED = "interrupted"  #: Its ``tune`` was ended; shown of what is kept, never recorded.

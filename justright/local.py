@@ -19,9 +19,13 @@ import redis
 from justright import processes
 from justright.broker import RedisBroker, connect
 from justright.errors import JustrightError, RedisUnavailable, UsageError
+from justright.lifecycle import STUDY_FINISHED
 from justright.messages import Snapshot, decode_as
 from justright.settings import Settings
+from justright.signing import Signer
+from justright.spec import StudySpec, TaskRef
 
+_LAST_WORDS = 5.0  # seconds beyond its grace that a worker is waited for
 _REDIS_PATIENCE = 10.0  # seconds until an embedded Redis must answer
 
 # Standard input is its configuration, so that the password is in no argument vector. The socket is
@@ -127,6 +131,16 @@ class LocalStudy:
         """The URL of the Redis of a running ``tune``, if there is one."""
         return self._connection.read_text() if self._connection.is_file() else None
 
+    def secret(self) -> str:
+        """What signs the jobs of this study; kept with it, for what is queued is, too."""
+        path = self.folder / "secret"
+        if not path.is_file():
+            beside = path.with_suffix(".new")
+            beside.touch(mode=0o600)
+            beside.write_text(secrets.token_hex(32))
+            beside.replace(path)
+        return path.read_text()
+
     def has_trials(self) -> bool:
         """Whether any trial was ever asked: then the study is worth keeping."""
         return self.journal.is_file() and _ASKED in self.journal.read_bytes()
@@ -155,16 +169,22 @@ class LocalService:
         # Socket paths have a limit of about 100 bytes; a state folder may be deeper than that.
         self._socket_folder = Path(tempfile.mkdtemp(prefix="justright-"))
         self.url = ""
+        self._own_artifacts = study.folder / "artifacts"
+        given = settings.artifacts
+        self._artifacts = given.get_secret_value() if given else str(self._own_artifacts)
 
-    def start(self, gpus: Sequence[str], workers: int | None, pool: str) -> None:
+    def start(self, gpus: Sequence[str], workers: int | None, spec: StudySpec) -> None:
         """Start Redis, then the orchestrator and the workers, all in one pool, side by side."""
         self._start_redis()
         environment = os.environ | {
             "JUSTRIGHT_REDIS_URL": self.url,
             "JUSTRIGHT_STORAGE": str(self._study.journal),
+            "JUSTRIGHT_SECRET": self._study.secret(),
+            "JUSTRIGHT_ARTIFACTS": self._artifacts,
         }
         base = [sys.executable, "-P", "-m", "justright"]
-        serve = [*base, "worker", "--allow-commands", "--pool", pool]
+        serve = [*base, "worker", "--allow-commands", "--pool", spec.pool]
+        serve += ["--tasks", _home(spec.task)]
         for label, options in _worker_options(gpus, workers):
             self._launch(label, [*serve, *options], environment)
         self._launch("orchestrator", [*base, "orchestrator"], environment)
@@ -172,7 +192,7 @@ class LocalService:
 
     def broker(self) -> RedisBroker:
         """A client's view of it."""
-        return RedisBroker(connect(self.url, patient=False))
+        return RedisBroker(connect(self.url, patient=False), Signer(self._study.secret()))
 
     def check(self) -> None:
         """See that all still run.
@@ -199,12 +219,15 @@ class LocalService:
         except (RedisUnavailable, redis.RedisError):
             last = None  # it was Redis that ended
         self._stop("redis")
+        if last is not None and last.state in STUDY_FINISHED:
+            shutil.rmtree(self._own_artifacts, ignore_errors=True)  # nothing goes on from there
         self._study.show_connection(None)
         shutil.rmtree(self._socket_folder, ignore_errors=True)
         return last
 
     def _stop(self, kind: str) -> None:
-        processes.stop([p for label, p, _ in self._started if label.startswith(kind)])
+        patience = self._settings.grace + _LAST_WORDS
+        processes.stop([p for label, p, _ in self._started if label.startswith(kind)], patience)
 
     def _launch(self, label: str, command: list[str], environment: dict[str, str]) -> None:
         log = self._study.folder / f"{label.replace(' ', '-')}.log"
@@ -234,6 +257,14 @@ class LocalService:
                         f"the embedded Redis does not answer ({error}); its log is {log}."
                     ) from None
                 time.sleep(0.01)
+
+
+def _home(task: TaskRef) -> str:
+    """What its workers are to be allowed to run: the folder or package of the task."""
+    place = (task.target or "./").rpartition(":")[0]
+    if place.endswith(".py"):
+        return str(Path(place).parent)
+    return task.folder or place.partition(".")[0] or "."
 
 
 def _worker_options(gpus: Sequence[str], workers: int | None) -> list[tuple[str, list[str]]]:

@@ -28,6 +28,9 @@ class MemoryBroker(Broker):
         self._snapshots: dict[str, tuple[Snapshot, float]] = {}
         self._workers: dict[str, tuple[WorkerInfo, float]] = {}
         self._leases: dict[str, float] = {}
+        self._begun: set[str] = set()
+        self._revoked: set[str] = set()
+        self._marked = False
         self._leader: tuple[str, float] | None = None
         self.queues: dict[str, list[Job]] = {}  #: pool -> jobs not yet taken
         self.decisions: dict[str, dict[int, Decision]] = {}
@@ -73,8 +76,7 @@ class MemoryBroker(Broker):
         if not queue:
             return None
         job = queue.pop(0)
-        self._leases[job.id] = self._clock() + lease
-        return job
+        return job if self.claim(job.id, worker, lease) else None
 
     def withdraw(self, job: str, pool: str) -> None:
         queue = self.queues.get(pool, [])
@@ -84,13 +86,24 @@ class MemoryBroker(Broker):
         waiting = {job.id for job in self.queues.get(pool, [])}
         now = self._clock()
         return {
-            job: "leased"
-            if self._leases.get(job, -1.0) > now
-            else "queued"
+            job: "queued"
             if job in waiting
+            else "leased"
+            if job not in self._revoked and self._leases.get(job, -1.0) > now
             else "missing"
             for job in jobs
         }
+
+    def revoke(self, jobs: Iterable[str]) -> None:
+        self._revoked.update(jobs)
+
+    def mark(self) -> bool:
+        marked, self._marked = self._marked, True
+        return marked
+
+    def lose_everything(self) -> None:
+        """What a restart of Redis without its data does."""
+        self.__init__(self._clock)  # type: ignore[misc]
 
     def decide(self, study: str, decisions: dict[int, Decision]) -> None:
         self.decisions.setdefault(study, {}).update(decisions)
@@ -119,11 +132,21 @@ class MemoryBroker(Broker):
         known = self.decisions.get(study, {})
         return {trial: known[trial] for trial in trials if trial in known}
 
-    def beat(self, worker: WorkerInfo, lease: float) -> None:
+    def claim(self, job: str, worker: str, lease: float) -> bool:
+        if job in self._begun or job in self._revoked:
+            return False
+        self._begun.add(job)
+        self._leases[job] = self._clock() + lease
+        return True
+
+    def beat(self, worker: WorkerInfo, lease: float) -> bool:
         until = self._clock() + lease
         self._workers[worker.name] = (worker, until)
+        if worker.job in self._revoked:
+            return False
         if worker.job is not None:
             self._leases[worker.job] = until
+        return True
 
     def leave(self, worker: WorkerInfo) -> None:
         self._workers.pop(worker.name, None)

@@ -44,9 +44,27 @@ class FailureKind(StrEnum):
     USAGE = "usage"  #: What was typed is wrong: no such module or attribute.
     USER = "user"  #: The user's own code raised; ``traceback`` is theirs.
     TASK = "task"  #: The task is not usable as it is: shapes, types, a missing metric.
-    LOST = "lost"  #: The process that trained it died.
-    RETURNED = "returned"  #: The worker was asked to leave and gave its trials back.
+    CRASHED = "crashed"  #: The training process ended by itself: a signal, or exit().
+    STALLED = "stalled"  #: It gave no sign of life for too long.
+    MEMORY = "memory"  #: It ran out of memory: the GPU's, or the limit of its worker.
+    DISK = "disk"  #: It found no space left.
+    LOST = "lost"  #: Its worker died, or its machine, or the line to it.
+    RETURNED = "returned"  #: Given back in good order: it goes on from its checkpoint.
     REFUSED = "refused"  #: The worker may not run such a job.
+
+
+#: What another try may mend. The user's own exceptions come again, so they are final.
+WORTH_ANOTHER = frozenset(
+    {
+        FailureKind.CRASHED,
+        FailureKind.STALLED,
+        FailureKind.MEMORY,
+        FailureKind.DISK,
+        FailureKind.LOST,
+        FailureKind.RETURNED,
+        FailureKind.REFUSED,
+    }
+)
 
 
 class Failure(BaseModel):
@@ -56,7 +74,9 @@ class Failure(BaseModel):
 
     kind: FailureKind
     message: str
-    traceback: str = ""
+    traceback: str = ""  #: The user's own.
+    output: str = ""  #: The last lines that the training printed.
+    counts: bool = True  #: Against the trial's attempts; not where it got on all the same.
 
 
 # -- client to orchestrator ---------------------------------------------------------------------
@@ -80,6 +100,20 @@ class Cancel(Message):
     study: str
 
 
+class Pause(Message):
+    """A client asks that a study rest: its trials stop at their next report, with a checkpoint."""
+
+    type: Literal["pause"] = "pause"
+    study: str
+
+
+class Resume(Message):
+    """A client asks that a paused study go on."""
+
+    type: Literal["resume"] = "resume"
+    study: str
+
+
 # -- orchestrator to worker ---------------------------------------------------------------------
 
 
@@ -93,11 +127,14 @@ class TrialWork(BaseModel):
     params: dict[str, Scalar] = Field(default_factory=dict)  #: Anything searched beside the rate.
     seed: int = Field(ge=0)
     attempt: int = Field(ge=1)
-    checkpoint: str | None = None  #: Where to resume from; None: from the beginning.
 
 
 class Job(Message):
-    """Train these trials until a step. Without trials: look at the task and describe it."""
+    """Train these trials until a step, each from its last checkpoint if it has one.
+
+    Without trials: look at the task and describe it, or, to ``tidy``, remove the study's
+    checkpoints.
+    """
 
     type: Literal["job"] = "job"
     id: str
@@ -107,6 +144,10 @@ class Job(Message):
     until: int | None = Field(default=None, ge=1)  #: The step to stop at; None: the horizon.
     seed: int = 0
     metric: str | None = None
+    place: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$")
+    """Where the study's checkpoints are, within the artifacts; "": it keeps none."""
+    stall: float | None = Field(default=None, gt=0)  #: Seconds without a sign of life to wait.
+    tidy: bool = False
     trials: tuple[TrialWork, ...] = ()
 
 
@@ -115,7 +156,8 @@ class Decision(Message):
 
     type: Literal["decision"] = "decision"
     attempt: int
-    action: Literal["stop", "pause"]
+    #: "leave" is a worker's own, told by its parent: give the trial back.
+    action: Literal["stop", "pause", "leave"]
     reason: str
 
 
@@ -197,8 +239,18 @@ class Outcome(Message):
     step: int = 0  #: Steps trained so far.
     value: Loss = None  #: An objective's return value, where it returned one.
     reason: str = ""
-    checkpoint: str | None = None
     failure: Failure | None = None
+    #: All (step, loss) of the trial, in case that a report was lost with a Redis that crashed.
+    losses: tuple[tuple[int, Loss], ...] = ()
+
+
+class Refused(Message):
+    """A worker will not run a job: its signature, its age, or that it has run before."""
+
+    type: Literal["refused"] = "refused"
+    job: str
+    worker: str
+    reason: str
 
 
 # -- what clients read --------------------------------------------------------------------------
@@ -279,8 +331,8 @@ class Snapshot(Message):
     seconds: float = 0.0
 
 
-Command = Submit | Cancel
-Event = Hello | Inspection | Space | Started | Report | Outcome
+Command = Submit | Cancel | Pause | Resume
+Event = Hello | Inspection | Space | Started | Report | Outcome | Refused
 AnyMessage = Command | Event | Job | Decision | WorkerInfo | Snapshot
 
 _ADAPTER: TypeAdapter[AnyMessage] = TypeAdapter(Annotated[AnyMessage, Field(discriminator="type")])

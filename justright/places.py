@@ -9,8 +9,9 @@ from justright.client import unknown_study
 from justright.errors import RedisUnavailable, UsageError
 from justright.lifecycle import STUDY_ACTIVE, STUDY_FINISHED, StudyState
 from justright.local import LocalStudy, local_studies
-from justright.messages import Cancel, Snapshot, WorkerInfo
+from justright.messages import Cancel, Pause, Resume, Snapshot, WorkerInfo
 from justright.settings import Settings, load_settings
+from justright.signing import Signer
 
 
 @dataclass
@@ -48,7 +49,7 @@ def gather(study: str | None) -> Overview:
         if study in (None, local.name):
             _add_local(overview, local)
     if settings.redis_given and not (study and overview.snapshots):
-        overview.add(_service(settings), study)
+        overview.add(service(settings), study)
     elif not settings.redis_given:
         _add_default_service(overview, settings, study)
     if study is not None and not overview.snapshots:
@@ -64,12 +65,13 @@ def _known(settings: Settings) -> list[str]:
     return sorted(names | {snapshot.study for snapshot in overview.snapshots})
 
 
-def cancel(study: str) -> None:
-    """End a study now, where it runs; its answer is what is known by then.
+def command(message: Cancel | Pause | Resume) -> None:
+    """Tell the orchestrator of a study, where it runs, to cancel, pause or resume it.
 
     Raises:
-        UsageError: there is no such study, or it does not run.
+        UsageError: there is no such study, it does not run, or it has ended.
     """
+    study = message.study
     snapshot = gather(study).snapshots[0]
     if snapshot.state in STUDY_FINISHED:
         raise UsageError(f"study {study} has ended already ({snapshot.state}).")
@@ -78,15 +80,34 @@ def cancel(study: str) -> None:
     broker = _running(local)
     if broker is None and local.journal.is_file():
         raise UsageError(f"study {study} does not run: {_interrupted(study)}")
-    (broker or _service(settings)).send(Cancel(study=study))
+    (broker or service(settings, signs=True)).send(message)
+
+
+def at_rest(study: str) -> Snapshot | None:
+    """A study of ``tune`` that was ended or paused and does not run, as it was kept.
+
+    Raises:
+        UsageError: there is no such study.
+    """
+    snapshot = gather(study).snapshots[0]
+    local = LocalStudy(load_settings(), study)
+    return snapshot if local.journal.is_file() and _running(local) is None else None
 
 
 def _interrupted(study: str) -> str:
-    return f"its tune was ended. It is kept: the same tune with --name {study} goes on with it."
+    return f"its tune was ended. It is kept: justright resume {study} goes on with it."
 
 
-def _service(settings: Settings) -> RedisBroker:
-    return RedisBroker(connect(settings.redis_url.get_secret_value(), patient=False))
+def service(settings: Settings, *, signs: bool = False, patient: bool = False) -> RedisBroker:
+    """The Redis that the settings name. ``signs``: commands shall be sent there.
+
+    Raises:
+        UsageError: ``signs``, and there is no secret.
+        RedisUnavailable: it does not answer.
+    """
+    signer = settings.signer() if signs else None
+    client = connect(settings.redis_url.get_secret_value(), patient=patient)
+    return RedisBroker(client, signer)
 
 
 def _running(local: LocalStudy) -> RedisBroker | None:
@@ -94,7 +115,7 @@ def _running(local: LocalStudy) -> RedisBroker | None:
     if url is None:
         return None
     try:
-        return RedisBroker(connect(url, patient=False))
+        return RedisBroker(connect(url, patient=False), Signer(local.secret()))
     except RedisUnavailable:
         return None  # its tune was killed and could not tidy up
 
@@ -107,7 +128,7 @@ def _add_local(overview: Overview, local: LocalStudy) -> None:
     snapshot = local.recall()
     if snapshot is None:
         return
-    if snapshot.state not in STUDY_FINISHED:
+    if snapshot.state in STUDY_ACTIVE:
         state = StudyState.INTERRUPTED
         answer = snapshot.answer and snapshot.answer.model_copy(update={"state": state})
         changes = {"state": state, "answer": answer, "note": _interrupted(local.name)}
@@ -118,6 +139,6 @@ def _add_local(overview: Overview, local: LocalStudy) -> None:
 def _add_default_service(overview: Overview, settings: Settings, study: str | None) -> None:
     """A service on the default address is shown as well; that there is none is no error."""
     try:
-        overview.add(_service(settings), study)
+        overview.add(service(settings), study)
     except RedisUnavailable:
         return

@@ -18,6 +18,7 @@ from rq.serializers import JSONSerializer
 
 from justright.errors import RefusedJob
 from justright.messages import Job
+from justright.signing import Signer
 
 FUNCTION = "justright.train"
 FAILURE_SECONDS = 24 * 3600  #: How long RQ remembers a job that it could not run.
@@ -66,11 +67,11 @@ def pool_queue(pool: str, client: redis.Redis) -> Queue:
     )
 
 
-def enqueue(queue: Queue, job: Job) -> None:
-    """Put a job on the queue under its own id; RQ keeps nothing of it once it has run."""
+def enqueue(queue: Queue, job: Job, signer: Signer) -> None:
+    """Put a job on the queue under its own id, signed; RQ keeps nothing of it once it has run."""
     queue.enqueue_call(
         func=FUNCTION,
-        args=(job.encode(),),
+        args=(signer.seal("job", job.encode()),),
         job_id=job.id,
         timeout=-1,
         result_ttl=0,

@@ -11,8 +11,17 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from justright.errors import UsageError
+from justright.signing import Signer
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+#: Variables that hold secrets, or URLs with a password.
+SECRETS = (
+    "JUSTRIGHT_REDIS_URL",
+    "JUSTRIGHT_STORAGE",
+    "JUSTRIGHT_SECRET",
+    "JUSTRIGHT_DASHBOARD_PASSWORD",
+)
 
 
 def _default_state() -> Path:
@@ -23,13 +32,21 @@ def _default_state() -> Path:
 class Settings(BaseSettings):
     """What the environment says. URLs may hold passwords, so they are secrets: never printed."""
 
-    model_config = SettingsConfigDict(env_prefix="JUSTRIGHT_", extra="ignore")
+    # An empty variable, as in an .env that is not filled in, is none: no password opens nothing.
+    model_config = SettingsConfigDict(
+        env_prefix="JUSTRIGHT_", env_ignore_empty=True, extra="ignore"
+    )
 
     redis_url: SecretStr = SecretStr(DEFAULT_REDIS_URL)  #: redis://, rediss:// or unix://
     storage: SecretStr | None = None  #: A journal file's path, or a SQLAlchemy URL.
     state: Path = Field(default_factory=_default_state)  #: Where ``tune`` keeps its things.
     lease: float = Field(default=10.0, gt=0)  #: Seconds without a heartbeat until a job is lost.
     attempts: int = Field(default=3, ge=1)  #: Executions of a trial before it is failed for good.
+    secret: SecretStr | None = None  #: Signs jobs and commands; the same on all machines.
+    artifacts: SecretStr | None = None  #: Where checkpoints are: a folder, or s3://BUCKET/PATH.
+    checkpoint: float = Field(default=30.0, gt=0)  #: Seconds of training between checkpoints.
+    grace: float = Field(default=20.0, gt=0)  #: Seconds that a worker has to leave.
+    dashboard_password: SecretStr | None = None  #: Asked for by the dashboard where it is set.
 
     @property
     def storage_place(self) -> str:
@@ -37,6 +54,27 @@ class Settings(BaseSettings):
         if self.storage is not None:
             return self.storage.get_secret_value()
         return str(self.state / "journal.log")
+
+    @property
+    def artifact_place(self) -> str:
+        """The folder or URL of checkpoints, with the default filled in."""
+        if self.artifacts is not None:
+            return self.artifacts.get_secret_value()
+        return str(self.state / "artifacts")
+
+    def signer(self) -> Signer:
+        """What signs, and checks signatures.
+
+        Raises:
+            UsageError: no secret is set, or it is too short.
+        """
+        if self.secret is None:
+            raise UsageError(
+                "JUSTRIGHT_SECRET is not set: it signs every job, so that workers run nobody "
+                "else's. Make one with `openssl rand -hex 32`, and give the same to the "
+                "orchestrator, the workers and whoever submits."
+            )
+        return Signer(self.secret.get_secret_value())
 
     @property
     def redis_given(self) -> bool:

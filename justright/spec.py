@@ -82,9 +82,11 @@ class StudySpec(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**31)
     lanes: Literal["auto"] | int = "auto"
     pool: str = Field(default="default", pattern=f"^{NAME_PATTERN}$")
+    stall: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Seconds without a sign of life after which an attempt has failed; None: the worker's own."""
     metric: str | None = None  #: The name to look for in a command's output.
 
-    @field_validator("trials", "epochs", "timeout", "replicates", "seed", mode="before")
+    @field_validator("trials", "epochs", "timeout", "replicates", "seed", "stall", mode="before")
     @classmethod
     def _refuse_truth(cls, value: Any) -> Any:
         if isinstance(value, bool):
@@ -125,7 +127,7 @@ class StudySpec(BaseModel):
 
 
 # What may differ when a name is submitted again: the study goes on under the new rules.
-_STOP_RULES = frozenset({"trials", "timeout", "replicates"})
+_STOP_RULES = frozenset({"trials", "timeout", "replicates", "stall"})
 
 
 def differences(known: StudySpec, asked: StudySpec) -> list[str]:
@@ -171,7 +173,7 @@ def make_spec(values: Mapping[str, Any]) -> StudySpec:
 def _explain(item: Any) -> str:
     """One line for one pydantic complaint."""
     where = ".".join(str(part) for part in item["loc"]) or "study"
-    found = item.get("input")
+    found = _shown(item.get("input"))
     kind = item["type"]
     option = f"--{where}" if "." not in where and where in StudySpec.model_fields else where
     if kind == "extra_forbidden":
@@ -183,8 +185,15 @@ def _explain(item: Any) -> str:
         return message if ours else f"{option}: {message}"
     if kind == "string_pattern_mismatch":
         return (
-            f"{option}: found {found!r}, expected letters, digits, dots, dashes or underscores, "
+            f"{option}: found {found}, expected letters, digits, dots, dashes or underscores, "
             "at most 64, beginning with a letter or digit"
         )
     expected = item["msg"][0].lower() + item["msg"][1:]
-    return f"{option}: found {found!r}, but {expected}"
+    return f"{option}: found {found}, but {expected}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # Python writes no number of more than 4300 digits
+        return f"a very long {type(value).__name__}"

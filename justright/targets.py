@@ -59,8 +59,12 @@ def resolve(text: str, folder: Path) -> str:
     if not place.endswith(".py"):
         _check_module(place, folder)
         return text
-    path = (folder / Path(place).expanduser()).resolve()
-    if not path.is_file():
+    try:
+        path = (folder / Path(place).expanduser()).resolve()
+        there = path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL, nobody's home
+        raise UsageError(f"found TASK {text!r}, which names no file: {error}.") from None
+    if not there:
         raise UsageError(f"found TASK {text!r}, but there is no file {path}.")
     names = _names_in(path)
     if name not in names and "*" not in names:
@@ -83,7 +87,10 @@ def _check_module(name: str, folder: Path) -> None:
 
 
 def _lies_in(folder: Path, module: str) -> bool:
-    return (folder / module).is_dir() or (folder / f"{module}.py").is_file()
+    try:
+        return (folder / module).is_dir() or (folder / f"{module}.py").is_file()
+    except OSError:  # a name that is too long for a file
+        return False
 
 
 def _names_in(path: Path) -> set[str]:
@@ -107,11 +114,16 @@ def _parse(path: Path) -> ast.Module:
         line = getattr(error, "lineno", None)
         at = f" at line {line}" if line else ""
         raise UsageError(f"{path} is not Python{at}: {getattr(error, 'msg', error)}.") from None
+    except (OSError, RecursionError, MemoryError) as error:
+        raise UsageError(f"{path} cannot be read as Python: {error}.") from None
 
 
 def _guess(path: Path) -> str:
     """A name that is likely meant, for the error message."""
-    if not path.is_file():
+    try:
+        if not path.is_file():
+            return "Name"
+    except (OSError, ValueError):  # what cannot be a path
         return "Name"
     classes = [node for node in _parse(path).body if isinstance(node, ast.ClassDef)]
     tasks = [c for c in classes if any(ast.unparse(base).endswith("Task") for base in c.bases)]
@@ -124,7 +136,8 @@ def _read_study_file(path: Path) -> dict[str, Any]:
         values = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise UsageError(f"there is no study file {path}.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # Beside TOML's own errors: numbers of thousands of digits, brackets of thousands of levels.
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"the study file {path} cannot be read as TOML: {error}.") from None
     known = set(StudySpec.model_fields) | _FILE_ONLY
     unknown = sorted(set(values) - known)
@@ -168,7 +181,7 @@ def _scalar(text: str) -> Scalar:
     try:
         # In brackets, so that neither a comment nor a second line is taken for the end.
         [[value]] = tomllib.loads(f"value = [{text}]").values()
-    except (tomllib.TOMLDecodeError, ValueError):
+    except (ValueError, RecursionError):
         try:
             return float(text)  # 1e-4 and .5, which TOML does not know
         except ValueError:

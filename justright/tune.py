@@ -45,7 +45,7 @@ def run(spec: StudySpec, *, gpus: Sequence[str], workers: int | None, quiet: boo
     _raise_on_signals()
     interrupted = False
     try:
-        service.start(gpus, workers, spec.pool)
+        service.start(gpus, workers, spec)
         return _follow(service, study, spec, quiet)
     except (KeyboardInterrupt, Terminated):
         interrupted = True
@@ -70,7 +70,10 @@ def _follow(service: LocalService, study: LocalStudy, spec: StudySpec, quiet: bo
 
         submission = submit(broker, spec)
         try:
-            return follow(broker, spec.name, submission=submission, show=show, check=service.check)
+            return follow(
+                broker, spec.name, submission=submission, show=show, check=service.check,
+                rest=True,
+            )  # fmt: skip
         except redis.RedisError as error:
             service.check()
             raise JustrightError(f"the embedded Redis does not answer: {error}") from None

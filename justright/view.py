@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from justright.lifecycle import FINISHED, TrialState
-from justright.messages import Answer, Failure, Snapshot, TrialView, WorkerInfo
+from justright.messages import Answer, Failure, FailureKind, Snapshot, TrialView, WorkerInfo
 
 _BARS = "▁▂▃▄▅▆▇█"
 _STYLES = {
@@ -83,7 +83,7 @@ def _line(trial: TrialView, snapshot: Snapshot) -> str:
         parts.append(" ".join(f"{key}={value}" for key, value in trial.params.items()))
     if trial.state != TrialState.COMPLETE and trial.reason:
         parts.append(f"({trial.reason})")
-    if trial.failure is not None:
+    if trial.failure is not None and trial.state != TrialState.COMPLETE:
         parts.append(f"({_first_line(trial.failure)})")
     return "  ".join(parts)
 
@@ -153,7 +153,9 @@ def trial_table(snapshot: Snapshot, rows: int) -> Table:
     best = best_trial(snapshot.trials)
     for trial in _chosen(snapshot.trials, best, rows):
         style = "bold green" if trial is best else _STYLES[trial.state]
-        why = _first_line(trial.failure) if trial.failure else trial.reason
+        why = trial.reason
+        if trial.failure is not None and trial.state != TrialState.COMPLETE:
+            why = _first_line(trial.failure)
         table.add_row(
             f"{'★ ' if trial is best else ''}{trial.number + 1}",
             f"{trial.lr:.3g}",
@@ -261,9 +263,26 @@ def why_no_answer(snapshot: Snapshot) -> str:
 def print_failure(failure: Failure) -> None:
     """The user's own traceback, or our message, on stderr."""
     if failure.traceback:
+        if failure.kind != FailureKind.USER:  # else its last line says it
+            print(f"error: {failure.message}", file=sys.stderr)
         print(failure.traceback, file=sys.stderr)
         return
     print(f"error: {failure.message}", file=sys.stderr)
+    if failure.output:
+        print(f"Its last output:\n{failure.output}", file=sys.stderr)
+
+
+def print_trial_failures(snapshot: Snapshot) -> None:
+    """Why trials failed, each reason once, on stderr."""
+    told: set[tuple[str, str]] = set()
+    for trial in snapshot.trials:
+        failure = trial.failure
+        if failure is None or (failure.message, failure.traceback) in told:
+            continue
+        told.add((failure.message, failure.traceback))
+        outcome = "failed" if trial.state == TrialState.FAILED else "failed once"
+        print(f"trial {trial.number + 1} {outcome} ({failure.kind}):", file=sys.stderr)
+        print_failure(failure)
 
 
 def status_tables(

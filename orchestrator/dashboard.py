@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
+import ipaddress
 import json
 import socketserver
 from collections.abc import Callable, Iterable
@@ -9,13 +12,14 @@ from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from justright.errors import JustrightError, StorageError, UsageError
 from justright.settings import Settings
 from orchestrator.journal import GroupCommitJournal
-from orchestrator.ledger import open_database
+from orchestrator.ledger import open_database, replayed
+from orchestrator.notes import renumbered
 
 _DELETE_STUDY = 1  # an operation of Optuna's journal
 _READING = {"GET", "HEAD", "OPTIONS"}
@@ -68,6 +72,8 @@ class JoinedJournals(BaseJournalBackend):
             if study not in reader.names:
                 return None
             changed["study_id"] = reader.studies[study]
+        if "system_attr" in entry:
+            changed["system_attr"] = renumbered(entry["system_attr"], reader.trials)
         if "trial_id" in entry:
             if entry["trial_id"] >= len(reader.trials):
                 return None
@@ -128,11 +134,12 @@ def open_for_reading(settings: Settings) -> BaseStorage:
         StorageError: it is not there, or it refused.
     """
     if settings.storage is None:
-        return JournalStorage(JoinedJournals(lambda: _local_journals(settings.state)))
+        joined = JoinedJournals(lambda: _local_journals(settings.state))
+        return replayed(joined, f"in {settings.state}")
     place = settings.storage_place
     if "://" in place:
         return open_database(place)
-    return JournalStorage(JournalFileBackend(str(_existing(place))))
+    return replayed(JournalFileBackend(str(_existing(place))), place)
 
 
 def _local_journals(state: Path) -> list[Path]:
@@ -158,7 +165,7 @@ def open_for_writing(settings: Settings) -> BaseStorage:
                 f"{', '.join(journals)}."
             )
         place = journals[0] if journals else place
-    return JournalStorage(_CommitsEach(_existing(place)))
+    return replayed(_CommitsEach(_existing(place)), place)
 
 
 def _existing(journal: str) -> Path:
@@ -188,6 +195,34 @@ def read_only(app: Application) -> Application:
     return guarded
 
 
+def asks_for(password: str, app: Application) -> Application:
+    """The same application behind HTTP's own (basic) authentication; the user's name is free."""
+
+    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        kind, _, given = str(environ.get("HTTP_AUTHORIZATION", "")).partition(" ")
+        try:
+            found = base64.b64decode(given, validate=True).partition(b":")[2]
+        except ValueError:
+            found = b""
+        if kind.lower() == "basic" and hmac.compare_digest(found, password.encode()):
+            return app(environ, start_response)
+        headers = [("WWW-Authenticate", 'Basic realm="justright"'), ("Content-Type", "text/plain")]
+        start_response("401 Unauthorized", headers)
+        return [b"a password is needed: JUSTRIGHT_DASHBOARD_PASSWORD of whoever started this\n"]
+
+    return guarded
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
@@ -197,8 +232,8 @@ class _Quiet(WSGIRequestHandler):
         return None
 
 
-def run_dashboard(settings: Settings, *, port: int, write: bool) -> None:
-    """Serve on the loopback address until interrupted.
+def run_dashboard(settings: Settings, *, host: str, port: int, write: bool) -> None:
+    """Serve until interrupted: on the loopback address, or with a password on another.
 
     Raises:
         JustrightError: optuna-dashboard is not installed, or the port is taken.
@@ -206,6 +241,12 @@ def run_dashboard(settings: Settings, *, port: int, write: bool) -> None:
     """
     if not 0 <= port <= 65535:
         raise UsageError(f"--port: found {port}, expected a port: 0 to 65535")
+    password = settings.dashboard_password
+    if password is None and not is_loopback(host):
+        raise UsageError(
+            f"--host {host}: others may reach it, and optuna-dashboard has no login. Set "
+            "JUSTRIGHT_DASHBOARD_PASSWORD, or leave it on 127.0.0.1 and use ssh -L."
+        )
     try:
         from optuna_dashboard import wsgi
     except ImportError:
@@ -215,14 +256,16 @@ def run_dashboard(settings: Settings, *, port: int, write: bool) -> None:
     app: Application = (
         wsgi(open_for_writing(settings)) if write else read_only(wsgi(open_for_reading(settings)))
     )
+    if password is not None:
+        app = asks_for(password.get_secret_value(), app)
     try:
-        server = make_server("127.0.0.1", port, app, server_class=_Server, handler_class=_Quiet)
+        server = make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
     except OSError as error:
         raise UsageError(
-            f"--port: cannot listen on 127.0.0.1:{port} ({error.strerror}); choose another."
+            f"--port: cannot listen on {host}:{port} ({error.strerror}); choose another."
         ) from None
     mode = "may write" if write else "read-only"
-    print(f"dashboard ({mode}): http://127.0.0.1:{server.server_port}/dashboard", flush=True)
+    print(f"dashboard ({mode}): http://{host}:{server.server_port}/dashboard", flush=True)
     with server:
         try:
             server.serve_forever()

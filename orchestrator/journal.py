@@ -71,7 +71,7 @@ class GroupCommitJournal(BaseJournalBackend):
             try:
                 entry = json.loads(line)
                 logs.append(entry | {"op_code": int(entry["op_code"])})
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 raise self._no_journal(number) from None
         if torn:
             # The last write did not end: it was never acknowledged, so nothing relies on it. But

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import BaseJournalBackend
 
 from justright.errors import StorageError, UsageError
 from justright.settings import without_password
 from orchestrator.journal import GroupCommitJournal
+
+log = logging.getLogger(__name__)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -31,6 +35,7 @@ FAILURE = "failure"  #: Failure, where the study failed
 ATTEMPT = "attempt"
 LOST = "lost"  #: attempts that were lost, not given back
 SEED = "seed"
+PLACE = "place"  #: what sets the study's checkpoints apart from those of others of its name
 JOB = "job"  #: id of the job that carries it
 REPLICATE_OF = "replicate_of"  #: number of the trial whose rate it repeats
 STOPPING = "stopping"  #: why it was told to stop
@@ -93,12 +98,41 @@ def open_ledger(place: str) -> Ledger:
     """
     if "://" not in place:
         journal = GroupCommitJournal(Path(place).expanduser().absolute())
-        return Ledger(JournalStorage(journal), journal.commit, journal.close)
+        try:
+            storage = replayed(journal, place)
+        except StorageError:
+            journal.close()
+            raise
+        return Ledger(storage, journal.commit, journal.close)
     from sqlalchemy.exc import SQLAlchemyError
 
-    storage = open_database(place)
+    from orchestrator.fence import take_over
+
+    database = open_database(place)
+    try:
+        token = take_over(database.engine)
+    except SQLAlchemyError as error:
+        raise database_failed(place, error) from None
+    log.info("writing the study database with token %d", token)
     failures = (SQLAlchemyError, optuna.exceptions.StorageInternalError)
-    return Ledger(storage, lambda: None, storage.remove_session, failures)
+    return Ledger(database, lambda: None, database.remove_session, failures)
+
+
+def replayed(journal: BaseJournalBackend, place: object) -> JournalStorage:
+    """Optuna's storage on a journal.
+
+    Raises:
+        StorageError: its lines make no sense to Optuna, which has an exception for each way.
+    """
+    try:
+        return JournalStorage(journal)
+    except StorageError:
+        raise
+    except Exception as error:
+        raise StorageError(
+            f"Optuna cannot read the study journal {place}: {type(error).__name__}: {error}. "
+            "If it is damaged, move it away and keep a copy."
+        ) from error
 
 
 def open_database(url: str) -> optuna.storages.RDBStorage:

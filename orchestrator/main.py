@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ import uuid
 import redis
 
 from justright.broker import Broker, RedisBroker, connect
-from justright.errors import StorageBusy, StorageError
+from justright.errors import StorageBusy, StorageError, StorageLost
 from justright.processes import end_within
 from justright.settings import Settings
 from orchestrator.ledger import Ledger, database_failed, open_ledger
@@ -20,7 +21,6 @@ from orchestrator.reconcile import Reconciler
 
 log = logging.getLogger(__name__)
 
-_LEAD = 10.0  # seconds that a silent leader keeps a standby waiting
 _STANDBY = 0.5
 _AGAIN = 2.0  # seconds between tries to reach a database that went away
 _GRACE = 8.0  # seconds from SIGTERM to the end, should Redis or the storage be away
@@ -34,8 +34,10 @@ def run_orchestrator(settings: Settings) -> int:
         StorageError: the study storage refused, or somebody else writes it.
     """
     url = settings.redis_url.get_secret_value()
+    signer = settings.signer()
     connect(url, patient=False).close()
     broker = RedisBroker(connect(url, patient=True))
+    _warn(broker)
     stop = threading.Event()
 
     def end(*_: object) -> None:
@@ -48,20 +50,27 @@ def run_orchestrator(settings: Settings) -> int:
     opened = stood_by = False
     try:
         while not stop.is_set():
-            if not broker.lead(name, _LEAD):
-                stood_by = True
-                stop.wait(_STANDBY)
-                continue
             try:
+                if not broker.lead(name, settings.lease):
+                    stood_by = True
+                    stop.wait(_STANDBY)
+                    continue
                 # What was read and not acknowledged is read again by a new receiver.
                 books = open_ledger(settings.storage_place)
                 opened = True
-                _serve(RedisBroker(connect(url, patient=True)), books, settings, name, stop)
+                receiver = RedisBroker(connect(url, patient=True), signer)
+                _serve(receiver, books, settings, name, stop)
             except StorageBusy:
                 if not stood_by:
                     raise
                 # The one that was active has been silent, but lives: it may go on, or end.
                 broker.resign(name)
+                stop.wait(_AGAIN)
+            except StorageLost as error:
+                log.warning("%s; standing by", error)
+                stood_by = True
+            except redis.RedisError as error:  # full, or not ours: somebody will mend it
+                log.warning("Redis refuses: %s; trying again", error)
                 stop.wait(_AGAIN)
             except StorageError as error:
                 if not opened or "://" not in settings.storage_place:
@@ -69,8 +78,16 @@ def run_orchestrator(settings: Settings) -> int:
                 log.warning("%s; trying again", error)
                 stop.wait(_AGAIN)
     finally:
-        broker.resign(name)
+        with contextlib.suppress(redis.RedisError):
+            broker.resign(name)
     return 0
+
+
+def _warn(broker: RedisBroker) -> None:
+    """Say what of Redis' configuration may lose jobs, as ``doctor`` does."""
+    with contextlib.suppress(redis.ResponseError):  # its user may not be allowed to ask
+        for concern in broker.concerns():
+            log.warning("%s", concern)
 
 
 def _serve(
@@ -82,7 +99,7 @@ def _serve(
         StorageError: the storage failed. All that counts is in it and in Redis: go on from there.
     """
     log.info("orchestrator %s is active", name)
-    leadership = _Leadership(broker, name)
+    leadership = _Leadership(broker, name, settings.lease)
     leadership.start()
     try:
         reconciler = Reconciler(broker, books, settings)
@@ -102,16 +119,16 @@ def _serve(
 class _Leadership(threading.Thread):
     """Stays the active one, in a thread: a turn on a slow database may take longer than that."""
 
-    def __init__(self, broker: Broker, name: str) -> None:
+    def __init__(self, broker: Broker, name: str, lease: float) -> None:
         super().__init__(name="leadership", daemon=True)
-        self._broker, self._name = broker, name
+        self._broker, self._name, self._lease = broker, name, lease
         self._ended = threading.Event()
         self.lost = threading.Event()
 
     def run(self) -> None:
-        while not self._ended.wait(_LEAD / 4):
+        while not self._ended.wait(self._lease / 4):
             try:
-                if self._broker.lead(self._name, _LEAD):
+                if self._broker.lead(self._name, self._lease):
                     continue
             except redis.RedisError as error:
                 log.warning("Redis is away: %s", type(error).__name__)
@@ -121,4 +138,4 @@ class _Leadership(threading.Thread):
     def end(self) -> None:
         """Renew no more: what is resigned afterwards stays resigned."""
         self._ended.set()
-        self.join(_LEAD)
+        self.join(self._lease)

@@ -9,6 +9,7 @@ applied already change nothing.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 import uuid
 from collections.abc import Callable
@@ -26,6 +27,9 @@ from justright.messages import (
     FailureKind,
     Hello,
     Job,
+    Pause,
+    Refused,
+    Resume,
     Snapshot,
     Submit,
     WorkerInfo,
@@ -128,6 +132,15 @@ class Reconciler:
                 run = self._runs.get(message.study)
                 if run is not None and run.active:
                     self._end(run, StudyState.CANCELLED, "cancelled")
+            case Pause() | Resume():
+                run = self._runs.get(message.study)
+                if run is not None and run.active:
+                    self._safely(run, run.pause if isinstance(message, Pause) else run.resume)
+            case Refused():
+                log.warning("a job was refused: %s", message.reason)
+                for run in self._active():
+                    if message.job in run.open_jobs():
+                        run.refuse_job(message.job, message.reason)
             case Hello():
                 self._look_at_workers = 0.0
             case _:
@@ -142,6 +155,7 @@ class Reconciler:
             attributes = {
                 ledger.STATE: StudyState.INSPECTING,
                 ledger.SUBMISSION: message.id,
+                ledger.PLACE: secrets.token_hex(6),
                 ledger.SPEC: spec.model_dump(mode="json"),
             }
             try:
@@ -172,13 +186,24 @@ class Reconciler:
             self._look_at_workers = now + _WORKERS_EVERY
             self._workers = self._broker.workers()
         if now >= self._look_at_places and not backlog:
-            if now > self._look_at_places + max(self._lease / 2, 3 * _PLACES_EVERY):
+            if now > self._look_at_places + max(self._lease / 3, 3 * _PLACES_EVERY):
                 # Nobody looked for a while: Redis was away, or we were. Hearts beat again first.
                 self._missing_since.clear()
             self._look_at_places = now + _PLACES_EVERY
+            if not self._broker.mark():
+                self._redis_was_emptied()
             for run in self._active():
                 run.note_time()
                 self._recover(run, now)
+
+    def _redis_was_emptied(self) -> None:
+        """It is new, or came back without its data: put everything there again."""
+        if any(job for run in self._active() for job in run.open_jobs()):
+            log.warning("Redis has lost its data: running trials go back to their checkpoints")
+        for run in self._runs.values():
+            run.trials.changed = True
+            if run.active:
+                self._safely(run, run.redis_was_emptied)
 
     def _recover(self, run: StudyRun, now: float) -> None:
         """Take back jobs that are neither queued nor leased, and send their trials out again."""
@@ -190,10 +215,10 @@ class Reconciler:
                 continue
             # Between queue and lease a job is nowhere for a moment; a lost start is rare enough
             # to be given a whole lease. A running trial's lease has expired, but a heart that
-            # was kept from Redis beats again within half of one.
+            # was kept from Redis beats again within a third of one.
             running = any(record.state == TrialState.RUNNING for record in records)
             since = self._missing_since.setdefault(job, now)
-            if job and now - since < (self._lease / 2 if running else self._lease):
+            if job and now - since < (self._lease / 3 if running else self._lease):
                 continue
             self._missing_since.pop(job, None)
             if not records:
@@ -252,9 +277,15 @@ class Reconciler:
         for run in self._runs.values():
             for job_id in run.take_withdrawn():
                 self._broker.withdraw(job_id, run.spec.pool)
+            revoked = run.take_revoked()
+            if revoked:
+                self._broker.revoke(revoked)
             decisions = run.take_decisions()
             if decisions:
                 self._broker.decide(run.name, decisions)
+            tidy = None if run.active else run.tidy_job(_new_id())
+            if tidy is not None:
+                self._broker.dispatch(tidy, run.spec.pool)
         for job, pool in outbox.jobs:
             self._broker.dispatch(job, pool)
         for run in self._runs.values():

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 
 from justright.errors import JustrightError
-from justright.lifecycle import FINISHED, STUDY_FINISHED, StudyState, TrialState
+from justright.lifecycle import (
+    FINISHED,
+    STUDY_ACTIVE,
+    STUDY_FINISHED,
+    StudyState,
+    TrialState,
+)
 from justright.messages import (
     Answer,
     Decision,
@@ -32,6 +38,7 @@ from justright.messages import (
 from justright.spec import StudySpec
 from orchestrator import ledger
 from orchestrator.answer import as_note, make_answer
+from orchestrator.notes import save_note
 from orchestrator.policy import OptunaPolicy, Policy
 from orchestrator.trial_book import TrialBook
 from orchestrator.trial_record import TrialRecord
@@ -39,9 +46,6 @@ from orchestrator.trial_record import TrialRecord
 _HOPELESS = 3  # failed trials, most of all and none complete, until the study gives up
 _REFUSED = 8  # refused submissions that are remembered
 _NOTE_TIME = 2.0  # seconds at work that a kill of the orchestrator may forget
-_NOTE_VERSION = "dashboard:note_ver"  # optuna-dashboard's names for a study's note
-_NOTE_PART = "dashboard:note_str:"
-_NOTE_SIZE = 2045  # its limit for one part
 
 
 class StudyRun:
@@ -66,6 +70,9 @@ class StudyRun:
         self.submission: str = attributes.get(ledger.SUBMISSION, "")
         self.refused: dict[str, str] = {}
         self._withdrawn: list[str] = []
+        # The name alone would lead a new study to the checkpoints of one that was deleted.
+        self._place = f"{self.name}-{attributes.get(ledger.PLACE, 'x')}"
+        self._untidy = False
         self.inspection: Inspection | None = None
         self._inspecting_job: str = attributes.get(ledger.JOB, "")
         self._inspections = 1
@@ -86,12 +93,19 @@ class StudyRun:
         self.answer: Answer | None = None
         if ledger.ANSWER in attributes and not self.active:
             self.answer = Answer.model_validate(attributes[ledger.ANSWER])
-        if self.active and self.trials.open_jobs():
+        if self.state == StudyState.PAUSED:
+            self._withdrawn += self.trials.pause_all("paused")
+        if self.working and self.trials.open_jobs():
             self._since = self._clock()  # workers went on while nobody looked
         if ledger.INSPECTION in attributes:
             self._begin(Inspection.model_validate(attributes[ledger.INSPECTION]))
 
     # -- what it wants --------------------------------------------------------------------------
+
+    @property
+    def working(self) -> bool:
+        """Whether something new may be trained."""
+        return self.state in STUDY_ACTIVE
 
     @property
     def active(self) -> bool:
@@ -114,6 +128,8 @@ class StudyRun:
 
     def next_job(self, lanes: int, new_id: Callable[[], str]) -> Job | None:
         """The next thing to train, recorded as queued; None where there is none at present."""
+        if self.state == StudyState.PAUSED:
+            return None
         if self.state == StudyState.INSPECTING:
             return None if self._inspecting_job else self._inspection_job(new_id())
         waiting = self.trials.open_jobs().get("", [])
@@ -155,8 +171,15 @@ class StudyRun:
             epochs=self.spec.epochs,
             seed=self.spec.seed,
             metric=self.spec.metric,
+            place=self._place,
+            stall=self.spec.stall,
             trials=works,
         )
+
+    def tidy_job(self, job: str) -> Job | None:
+        """What removes the checkpoints that the study's trials have left, once for each end."""
+        untidy, self._untidy = self._untidy, False
+        return self._job(job, ()).model_copy(update={"tidy": True}) if untidy else None
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -180,6 +203,48 @@ class StudyRun:
         self.trials.lose(record)
         self._after_an_end()
 
+    def refuse_job(self, job: str, reason: str) -> None:
+        """A worker would not run one of our jobs."""
+        if job == self._inspecting_job and self.state == StudyState.INSPECTING:
+            self._inspection_failed(Failure(kind=FailureKind.REFUSED, message=reason))
+        for record in self.trials.open_jobs().get(job, []):
+            self.trials.refuse(record, reason)
+        self._after_an_end()
+
+    def redis_was_emptied(self) -> None:
+        """Nothing that was queued, leased or decided is known there any more."""
+        self._inspecting_job = ""
+        for job, records in self.open_jobs().items():
+            for record in records if job else ():
+                self.trials.put_out_again(record, "Redis came back without its data")
+        self.trials.remind()
+
+    def pause(self) -> None:
+        """Rest: running trials stop at their next report, with a checkpoint."""
+        if not self.working:
+            return
+        self._withdrawn += self.trials.pause_all("paused")
+        if self.state == StudyState.INSPECTING and self._inspecting_job:
+            self._withdrawn.append(self._inspecting_job)
+            self.trials.revoked.append(self._inspecting_job)
+            self._inspecting_job = ""
+            self._set(ledger.JOB, "")
+        self._spent, self._since = self.elapsed(), None
+        self._set(ledger.SPENT, self._spent)
+        self._set_state(StudyState.PAUSED)
+
+    def resume(self) -> None:
+        """Go on from where it was paused."""
+        if self.state != StudyState.PAUSED:
+            return
+        if self.inspection is None:
+            self._inspections = 1
+            self._set_state(StudyState.INSPECTING)
+            return
+        self.trials.resume_all()
+        self._set_state(StudyState.RUNNING)
+        self._begin(self.inspection)
+
     def lose_inspection(self) -> None:
         """The look at the task went missing: have another worker look."""
         self._inspection_failed(
@@ -189,7 +254,7 @@ class StudyRun:
     def judge(self) -> None:
         """Ask the policy about the trials that have reported since the last time."""
         for record, trial in self.trials.take_reported():
-            if self._policy is None or self.spec.pruner == "none" or not self.active:
+            if self._policy is None or self.spec.pruner == "none" or not self.working:
                 continue
             reason = self._policy.judge(trial)
             if reason is not None:
@@ -207,9 +272,10 @@ class StudyRun:
         self._inspection_failed(event.failure)
 
     def _inspection_failed(self, failure: Failure) -> None:
-        lost = failure.kind in (FailureKind.LOST, FailureKind.RETURNED)
-        if lost and self._inspections < self._max_attempts:
-            self._inspections += failure.kind == FailureKind.LOST
+        # What hangs or kills its process at the first look would do so again.
+        again = (FailureKind.LOST, FailureKind.RETURNED, FailureKind.MEMORY, FailureKind.DISK)
+        if failure.kind in again and self._inspections < self._max_attempts:
+            self._inspections += failure.kind != FailureKind.RETURNED
             self._inspecting_job = ""
             return
         self.fail(failure)
@@ -253,11 +319,25 @@ class StudyRun:
         none = all(record.state != TrialState.COMPLETE for record in ended)
         if enough and none and failed[-1].failure is not None:
             self.fail(failed[-1].failure)
+        elif not any(record.steps for record in self.trials):
+            self._give_up_early()
+
+    def _give_up_early(self) -> None:
+        """Where no trial has got anywhere, and several ended in the same way: so will the rest."""
+        if not self.trials.crashes:
+            return
+        _, last = self.trials.crashes[-1]
+        way = (last.kind, last.message)
+        same = [number for number, f in self.trials.crashes if (f.kind, f.message) == way]
+        if len(same) >= _HOPELESS and len(set(same)) > 1:
+            self.fail(last)
 
     # -- the end --------------------------------------------------------------------------------
 
     def due(self) -> str | None:
         """The reason for which the study should end now, or None."""
+        if not self.working:
+            return None
         if self.spec.timeout is not None and self.elapsed() >= self.spec.timeout:
             return "timeout"
         if self._policy is None or not self.trials.all_finished:
@@ -273,6 +353,7 @@ class StudyRun:
     def finish(self, state: StudyState, reason: str) -> None:
         """End the study now: trials end with what they have, and the answer is final."""
         self._withdrawn += self.trials.end_all(reason)
+        self._untidy = len(self.trials) > 0
         self.reason = reason
         self._spent, self._since = self.elapsed(), None
         self._set(ledger.SPENT, self._spent)
@@ -280,7 +361,8 @@ class StudyRun:
         self._set_state(state)
         self.answer = self._current_answer()
         self._set(ledger.ANSWER, self.answer.model_dump(mode="json"))
-        self._save_note(as_note(self.answer, self.spec.task.label))
+        note = as_note(self.answer, self.spec.task.label)
+        save_note(self._storage, self._study._study_id, note)
 
     def fail(self, failure: Failure) -> None:
         """End the study because its task cannot be trained."""
@@ -303,6 +385,9 @@ class StudyRun:
         final = self.state == StudyState.COMPLETE and spec == self.spec
         self.spec = spec
         self._set(ledger.SPEC, spec.model_dump(mode="json"))
+        if self.state == StudyState.PAUSED:
+            self.resume()
+            return
         if final or (self.inspection is None and self.active):
             return
         self.reason = self.failure = self.answer = None
@@ -346,6 +431,11 @@ class StudyRun:
         decisions, self.trials.decisions = self.trials.decisions, {}
         return decisions
 
+    def take_revoked(self) -> list[str]:
+        """Jobs that were taken back since the last call: their workers are to hear of it now."""
+        revoked, self.trials.revoked = self.trials.revoked, []
+        return [job for job in revoked if job]
+
     def take_withdrawn(self) -> list[str]:
         """Jobs that nobody has begun and nobody shall: they are to leave the queue now."""
         withdrawn, self._withdrawn = self._withdrawn, []
@@ -364,10 +454,19 @@ class StudyRun:
             trials=tuple(record.view() for record in self.trials),
             answer=self.answer or self._current_answer(),
             failure=self.failure,
-            note=note,
+            note=note or self._rest(),
             refused=self.refused,
             seconds=self.elapsed(),
         )
+
+    def _rest(self) -> str:
+        """What a paused study still waits for."""
+        if self.state != StudyState.PAUSED:
+            return ""
+        running = sum(record.state == TrialState.RUNNING for record in self.trials)
+        if running:
+            return f"pausing: {running} trials train to their next report"
+        return f"paused; to go on: justright resume {self.name}"
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -378,13 +477,3 @@ class StudyRun:
         self.state = state
         self.trials.changed = True
         self._set(ledger.STATE, state)
-
-    def _save_note(self, text: str) -> None:
-        """As ``optuna_dashboard.save_note``, whose import takes seconds."""
-        study_id = self._study._study_id
-        known = self._storage.get_study_system_attrs(study_id)
-        version = cast(int, known.get(_NOTE_VERSION, 0)) + 1
-        parts = [text[at : at + _NOTE_SIZE] for at in range(0, len(text), _NOTE_SIZE)]
-        for index, part in enumerate(parts):
-            self._storage.set_study_system_attr(study_id, f"{_NOTE_PART}{index}", part)
-        self._storage.set_study_system_attr(study_id, _NOTE_VERSION, version)

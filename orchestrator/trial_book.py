@@ -7,7 +7,7 @@ collected, never sent from here: the reconciler commits first.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, cast
 
 import optuna
 from optuna.storages import BaseStorage
@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 
 from justright.lifecycle import FINISHED, TrialState, follow
 from justright.messages import (
+    WORTH_ANOTHER,
     Decision,
     Failure,
     FailureKind,
@@ -24,6 +25,7 @@ from justright.messages import (
     Started,
 )
 from orchestrator import ledger
+from orchestrator.notes import failure_note, save_note
 from orchestrator.policy import Proposal
 from orchestrator.trial_record import TrialRecord, from_ledger, from_proposal
 
@@ -42,6 +44,8 @@ class TrialBook:
         self._records: dict[int, TrialRecord] = {}
         self._to_judge: set[int] = set()
         self.decisions: dict[int, Decision] = {}  #: Made and not yet sent.
+        self.revoked: list[str] = []  #: Jobs that were taken back; Redis is not told yet.
+        self.crashes: list[tuple[int, Failure]] = []  #: Attempts that ended badly, by trial.
         self.changed = True  #: Something that clients are shown.
         for trial in study.get_trials(deepcopy=False):
             if "lr" not in trial.params:
@@ -104,11 +108,16 @@ class TrialBook:
             return
         if record.state == TrialState.QUEUED:
             self._move(record, "b")  # its start was lost on the way; it runs all the same
-        if record.learn(event.step, event.loss) and event.loss is not None:
-            self._storage.set_trial_intermediate_value(record.trial_id, event.step, event.loss)
-            if not record.stopping:
-                self._to_judge.add(record.number)
+        if self._learn(record, event.step, event.loss) and not record.stopping:
+            self._to_judge.add(record.number)
         self.changed = True
+
+    def _learn(self, record: TrialRecord, step: int, loss: float | None) -> bool:
+        """Whether the study has a loss that it had not."""
+        new = record.learn(step, loss) and loss is not None
+        if new:
+            self._storage.set_trial_intermediate_value(record.trial_id, step, cast(float, loss))
+        return new
 
     def take_reported(self) -> Iterator[tuple[TrialRecord, FrozenTrial]]:
         """Running trials with losses since the last call, as Optuna has them, by number."""
@@ -133,6 +142,9 @@ class TrialBook:
             return
         if record.state == TrialState.QUEUED:
             self._move(record, "b")
+        for step, loss in event.losses:  # those whose report a crash of Redis has swallowed
+            if step not in record.steps:
+                self._learn(record, step, loss)
         match event.kind:
             case OutcomeKind.COMPLETE:
                 self._complete(record, event.value)
@@ -151,10 +163,52 @@ class TrialBook:
         """Its job is nowhere: neither queued nor leased (g)."""
         if record.state in FINISHED:
             return
+        # What nobody had begun is no fault of the trial.
+        begun = record.state == TrialState.RUNNING
         failure = Failure(
-            kind=FailureKind.LOST, message="its worker was lost: no heartbeat, or a lost job"
+            kind=FailureKind.LOST if begun else FailureKind.RETURNED,
+            message="its worker was lost: no heartbeat, or a lost job",
         )
+        self.revoked.append(record.job)  # should its worker live on all the same
         self._fail_attempt(record, failure)
+
+    def refuse(self, record: TrialRecord, reason: str) -> None:
+        """A worker would not run its job (g)."""
+        if record.state == TrialState.QUEUED:
+            self._fail_attempt(record, Failure(kind=FailureKind.REFUSED, message=reason))
+
+    def put_out_again(self, record: TrialRecord, reason: str) -> None:
+        """Take it back from wherever it is, without fault of its own (g)."""
+        self.revoked.append(record.job)
+        self._fail_attempt(record, Failure(kind=FailureKind.RETURNED, message=reason))
+
+    # -- a rest ---------------------------------------------------------------------------------
+
+    def pause_all(self, reason: str) -> list[str]:
+        """Let running trials pause at their next report; returns the jobs that nobody has begun."""
+        withdrawn = set()
+        for job, records in self.open_jobs().items():
+            for record in records:
+                if record.state == TrialState.RUNNING:
+                    self._decide(record, reason, "pause")
+                elif job:
+                    withdrawn.add(job)
+                    self.put_out_again(record, reason)
+        return sorted(withdrawn)
+
+    def resume_all(self) -> None:
+        """Send out again what is paused (d)."""
+        for record in self:
+            if record.state == TrialState.PAUSED:
+                self._move(record, "d")
+                self._begin_again(record)
+
+    def remind(self) -> None:
+        """Make all decisions again that still hold: they may have been lost on the way."""
+        for record in self:
+            if record.stopping and record.state not in FINISHED:
+                self._decide(record, record.stopping)
+        self.changed = True
 
     def end_all(self, reason: str) -> list[str]:
         """End every trial with what it has; returns the jobs that nobody has begun."""
@@ -171,25 +225,32 @@ class TrialBook:
 
     def _fail_attempt(self, record: TrialRecord, failure: Failure | None) -> None:
         failure = failure or Failure(kind=FailureKind.LOST, message="no reason was given")
-        record.failure = failure
+        if failure.kind is not FailureKind.RETURNED:
+            record.failure = failure
         if record.stopping:  # it was to stop anyway
             self._prune(record, "f" if record.state == TrialState.RUNNING else "j", record.stopping)
             return
-        if failure.kind == FailureKind.LOST:
+        if failure.kind is not FailureKind.RETURNED:
+            self._note(record, ledger.FAILURE, failure.model_dump(mode="json"))
+            note = failure_note(record.attempt, failure)
+            save_note(self._storage, self._study._study_id, note, record.trial_id)
+        if failure.counts and failure.kind in WORTH_ANOTHER - {FailureKind.RETURNED}:
             record.lost += 1
             self._note(record, ledger.LOST, record.lost)
-        lost = failure.kind in (FailureKind.LOST, FailureKind.RETURNED)
-        if lost and record.lost < self._max_attempts:
-            if failure.kind == FailureKind.LOST:  # should it live on all the same
-                self._decide(record, "its job was taken for lost")
+            if failure.kind is not FailureKind.LOST:
+                self.crashes.append((record.number, failure))
+        if failure.kind in WORTH_ANOTHER and record.lost < self._max_attempts:
             self._move(record, "g")
-            record.begin_again()
-            self._note(record, ledger.ATTEMPT, record.attempt)
-            self._note(record, ledger.JOB, record.job)
+            self._begin_again(record)
             return
-        self._note(record, ledger.FAILURE, failure.model_dump(mode="json"))
         self._move(record, "h")
         self._tell(record, optuna.trial.TrialState.FAIL, None)
+
+    def _begin_again(self, record: TrialRecord) -> None:
+        """The next attempt, which has no job yet."""
+        record.begin_again()
+        self._note(record, ledger.ATTEMPT, record.attempt)
+        self._note(record, ledger.JOB, record.job)
 
     def _complete(self, record: TrialRecord, value: float | None) -> None:
         if value is not None:  # what an objective returns counts, whatever it has reported
@@ -226,9 +287,11 @@ class TrialBook:
     ) -> None:
         self._study.tell(record.number, value, state=state, skip_if_finished=True)
 
-    def _decide(self, record: TrialRecord, reason: str) -> None:
+    def _decide(
+        self, record: TrialRecord, reason: str, action: Literal["stop", "pause"] = "stop"
+    ) -> None:
         self.decisions[record.number] = Decision(
-            attempt=record.attempt, action="stop", reason=reason
+            attempt=record.attempt, action=action, reason=reason
         )
 
     def _note(self, record: TrialRecord, key: str, value: Any) -> None:

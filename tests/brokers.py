@@ -25,6 +25,7 @@ from justright.messages import (
 )
 from justright.queue import TrainingJob, pool_queue
 from justright.spec import StudySpec, TaskRef
+from tests.commands import SIGNER
 from tests.twin import Clock
 
 LONG = 600.0  # seconds that no test lasts
@@ -67,15 +68,18 @@ def in_memory() -> House:
 
 
 def on_redis(url: str) -> House:
+    def successor() -> Broker:
+        return RedisBroker(connect(url, patient=False), SIGNER)
+
     def take(pool: str) -> Job | None:
         queue = pool_queue(pool, connect(url, patient=False))
         found: Any = Queue.dequeue_any(
             [queue], None, queue.connection, job_class=TrainingJob, serializer=JSONSerializer
         )
-        return None if found is None else decode_as(Job, found[0].args[0])
-
-    def successor() -> Broker:
-        return RedisBroker(connect(url, patient=False))
+        if found is None:
+            return None
+        job = decode_as(Job, SIGNER.open("job", found[0].args[0]))
+        return job if successor().claim(job.id, "w", SHORT) else None
 
     return House(successor(), successor, take, lambda: time.sleep(2 * SHORT))
 

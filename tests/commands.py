@@ -10,6 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from justright.signing import Signer
+
+SECRET = "a secret that only tests know"
+SIGNER = Signer(SECRET)
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
@@ -31,12 +35,12 @@ def justright(
     )
 
 
-def await_true(condition: Callable[[], bool], patience: float = 90.0) -> None:
+def await_true(condition: Callable[[], bool], patience: float = 90.0, pause: float = 0.02) -> None:
     """Wait until it holds."""
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.commands import SECRET
 from tests.servers import Postgres, postgres, postgres_programs, running_redis
 
 # No test has a time limit as its claim; on a busy machine one slow example says nothing.
@@ -21,6 +22,7 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith("JUSTRIGHT_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("JUSTRIGHT_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("JUSTRIGHT_SECRET", SECRET)
 
 
 @pytest.fixture(scope="session")

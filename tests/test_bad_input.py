@@ -23,7 +23,7 @@ from justright.view import print_answer, status_tables, trial_table
 from orchestrator.answer import make_answer
 from orchestrator.ledger import open_ledger
 from orchestrator.reconcile import Reconciler
-from tests.commands import justright
+from tests.commands import SIGNER, justright
 from tests.leftovers import processes_of, studies_in
 from tests.servers import free_port, running_redis
 
@@ -209,8 +209,11 @@ WRONG_SERVICES: dict[str, list[str]] = {
     "worker --lanes few": ["--lanes", "'few'", "positive whole number"],
     "worker --threads 0": ["--threads", "0"],
     "worker --threads -2": ["--threads", "-2"],
+    "worker --memory 0": ["--memory", "found 0", "GiB"],
+    "worker --memory nan": ["--memory", "found nan", "GiB"],
     "dashboard --port 99999": ["--port", "99999"],
     "dashboard --port -1": ["--port", "-1"],
+    "dashboard --host 0.0.0.0": ["--host 0.0.0.0", "JUSTRIGHT_DASHBOARD_PASSWORD"],
     "serve": ["serve"],
 }
 
@@ -219,10 +222,37 @@ WRONG_SERVICES: dict[str, list[str]] = {
 def test_a_wrong_option_of_a_service(desk: Desk, clean_redis: str, line: str) -> None:
     done = desk.run(*line.split(), JUSTRIGHT_REDIS_URL=clean_redis)
     check_refused(desk, done, 2, *WRONG_SERVICES[line])
-    assert RedisBroker(connect(clean_redis, patient=False)).workers() == []
+    assert RedisBroker(connect(clean_redis, patient=False), SIGNER).workers() == []
 
 
-@pytest.mark.parametrize(("name", "value"), [("LEASE", "soon"), ("LEASE", "0"), ("ATTEMPTS", "0")])
+def test_a_dashboard_password_that_is_empty(desk: Desk) -> None:
+    """As in an .env where it is still to be written: it is none, and opens nothing."""
+    done = desk.run("dashboard", "--host", "0.0.0.0", JUSTRIGHT_DASHBOARD_PASSWORD="")
+    check_refused(desk, done, 2, "--host 0.0.0.0", "JUSTRIGHT_DASHBOARD_PASSWORD")
+
+
+@pytest.mark.parametrize("secret", ["", "too short"])
+@pytest.mark.parametrize("command", ["submit {task}", "worker", "orchestrator"])
+def test_a_service_without_a_secret(
+    desk: Desk, clean_redis: str, command: str, secret: str
+) -> None:
+    line = command.replace("{task}", f"{desk.tasks}/task.py:Tiny").split()
+    done = desk.run(*line, JUSTRIGHT_REDIS_URL=clean_redis, JUSTRIGHT_SECRET=secret)
+    check_refused(desk, done, 2, "JUSTRIGHT_SECRET", "openssl rand -hex 32")
+    broker = RedisBroker(connect(clean_redis, patient=False), SIGNER)
+    assert (broker.workers(), broker.leader(), broker.receive(wait=0.001)) == ([], None, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LEASE", "soon"),
+        ("LEASE", "0"),
+        ("ATTEMPTS", "0"),
+        ("CHECKPOINT", "0"),
+        ("GRACE", "-1"),
+    ],
+)
 def test_a_wrong_setting(desk: Desk, name: str, value: str) -> None:
     done = desk.run("tune", f"{desk.tasks}/task.py:Tiny", **{f"JUSTRIGHT_{name}": value})
     check_refused(desk, done, 2, f"JUSTRIGHT_{name}")
@@ -233,7 +263,8 @@ def test_an_argument_that_cannot_travel(desk: Desk, clean_redis: str) -> None:
     task = f"{desk.tasks}/task.py:Tiny"
     done = desk.run("submit", task, "--set", "x=nan", JUSTRIGHT_REDIS_URL=clean_redis)
     if done.returncode == 0:
-        assert len(RedisBroker(connect(clean_redis, patient=False)).receive(wait=0.001)) == 1
+        broker = RedisBroker(connect(clean_redis, patient=False), SIGNER)
+        assert len(broker.receive(wait=0.001)) == 1
     else:
         check_refused(desk, done, 2, "x", "nan")
 
@@ -241,25 +272,25 @@ def test_an_argument_that_cannot_travel(desk: Desk, clean_redis: str) -> None:
 # -- names of studies -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["best", "cancel", "status"])
+@pytest.mark.parametrize("command", ["best", "cancel", "pause", "resume", "status"])
 def test_an_unknown_study(desk: Desk, clean_redis: str, command: str) -> None:
     done = desk.run(command, "typo", JUSTRIGHT_REDIS_URL=clean_redis)
     check_refused(desk, done, 2, "'typo'", "no studies yet")
 
 
-@pytest.mark.parametrize("command", ["best", "cancel", "status"])
+@pytest.mark.parametrize("command", ["best", "cancel", "pause", "resume", "status"])
 def test_an_unknown_study_beside_a_known_one(desk: Desk, clean_redis: str, command: str) -> None:
-    RedisBroker(connect(clean_redis, patient=False)).publish(a_snapshot("known", None))
+    RedisBroker(connect(clean_redis, patient=False), SIGNER).publish(a_snapshot("known", None))
     done = desk.run(command, "typo", JUSTRIGHT_REDIS_URL=clean_redis)
     check_refused(desk, done, 2, "'typo'", "There are: known")
 
 
 def test_a_name_that_another_study_has(desk: Desk, clean_redis: str) -> None:
-    RedisBroker(connect(clean_redis, patient=False)).publish(a_snapshot("known"))
+    RedisBroker(connect(clean_redis, patient=False), SIGNER).publish(a_snapshot("known"))
     task = f"{desk.tasks}/task.py:Tiny"
     done = desk.run("submit", task, "--name", "known", JUSTRIGHT_REDIS_URL=clean_redis)
     check_refused(desk, done, 2, "known", "task", "another --name")
-    assert RedisBroker(connect(clean_redis, patient=False)).receive(wait=0.001) == []
+    assert RedisBroker(connect(clean_redis, patient=False), SIGNER).receive(wait=0.001) == []
 
 
 def test_a_name_that_a_study_of_somebody_else_has(tmp_path: Path) -> None:
@@ -309,7 +340,17 @@ def test_words_of_the_user_are_shown_as_they_are(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["submit {task}", "status", "best s", "cancel s", "worker", "orchestrator"]
+    "command",
+    [
+        "submit {task}",
+        "status",
+        "best s",
+        "cancel s",
+        "pause s",
+        "resume s",
+        "worker",
+        "orchestrator",
+    ],
 )
 def test_a_redis_that_is_not_there(desk: Desk, command: str) -> None:
     url = f"redis://:hush@127.0.0.1:{free_port()}/0"
@@ -362,7 +403,7 @@ def refused_storage(desk: Desk, redis_url: str, place: str, code: int, *parts: s
     env = {"JUSTRIGHT_REDIS_URL": redis_url, "JUSTRIGHT_STORAGE": place}
     done = desk.run("orchestrator", **env)
     check_refused(desk, done, code, *parts)
-    assert RedisBroker(connect(redis_url, patient=False)).leader() is None
+    assert RedisBroker(connect(redis_url, patient=False), SIGNER).leader() is None
     return done.stderr
 
 

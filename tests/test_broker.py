@@ -142,6 +142,57 @@ def test_a_job_that_is_taken_cannot_be_withdrawn(house: House) -> None:
     assert house.broker.places(["job-0"], "p") == {"job-0": "leased"}
 
 
+def test_a_job_is_begun_once(house: House) -> None:
+    assert house.broker.claim("job-0", "w", LONG)
+    assert house.broker.places(["job-0"], "p") == {"job-0": "leased"}
+    assert not house.broker.claim("job-0", "w", LONG)
+    assert not house.broker.claim("job-0", "other", LONG)
+    assert house.broker.claim("job-1", "w", LONG)
+    assert house.broker.beat(a_worker(job="job-0"), LONG), "it is still its own"
+    house.broker.leave(a_worker(job="job-0"))
+    assert not house.broker.claim("job-0", "other", LONG), "nor when its worker has gone"
+
+
+def test_a_claim_ends_like_a_lease_and_is_not_given_again(house: House) -> None:
+    assert house.broker.claim("job-0", "w", SHORT)
+    house.until(lambda: house.broker.places(["job-0"], "p") == {"job-0": "missing"})
+    assert not house.broker.claim("job-0", "other", LONG)
+    assert house.broker.beat(a_worker(job="job-0"), LONG), "it was late, and nobody has minded"
+    assert house.broker.places(["job-0"], "p") == {"job-0": "leased"}
+
+
+def test_a_job_that_is_taken_back_is_nobodys(house: House) -> None:
+    assert house.broker.claim("job-0", "w", LONG)
+    assert house.broker.beat(a_worker(job="job-0"), LONG)
+    house.broker.revoke([])
+    house.broker.revoke(["job-0", "job-1"])
+    assert house.broker.places(["job-0"], "p") == {"job-0": "missing"}
+    for _ in range(2):
+        assert not house.broker.beat(a_worker(job="job-0"), LONG)
+    assert house.broker.places(["job-0"], "p") == {"job-0": "missing"}
+    house.broker.leave(a_worker(job="job-0"))
+    for job in ("job-0", "job-1"):
+        assert not house.broker.claim(job, "w", LONG)
+        assert not house.broker.claim(job, "other", LONG)
+    assert house.broker.places(["job-0", "job-1"], "p") == {"job-0": "missing", "job-1": "missing"}
+    assert house.broker.claim("job-2", "w", LONG)
+    assert house.broker.beat(a_worker(), LONG), "a worker without a job has lost nothing"
+
+
+def test_a_job_that_is_taken_back_on_the_queue_is_not_begun(house: House) -> None:
+    house.broker.dispatch(a_job(0), "p")
+    house.broker.dispatch(a_job(1), "p")
+    house.broker.revoke(["job-0"])
+    assert house.take("p") is None
+    assert house.take("p") == a_job(1)
+
+
+def test_the_mark_is_left_once(house: House) -> None:
+    assert not house.broker.mark()
+    assert house.broker.mark()
+    assert house.successor().mark()
+
+
 def test_decisions_are_for_those_who_ask(house: House) -> None:
     assert house.broker.exchange([], "s", [0, 1]) == {}
     house.broker.decide("s", {0: a_decision(), 2: a_decision(2)})

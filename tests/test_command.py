@@ -13,10 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from justright.errors import TaskError
-from justright.memory import MemoryBroker
-from justright.messages import Decision, Outcome, OutcomeKind, Report, TrialWork
+from justright.messages import Outcome, OutcomeKind, Report, TrialWork
 from tests.wire import STUDY, Wire
-from worker.channel import Channel
 from worker.command import fill_in, run_command
 
 WORK = TrialWork(number=3, lr=0.0125, seed=11, attempt=2)
@@ -29,14 +27,12 @@ def wire() -> Wire:
 
 def run(wire: Wire, program: str, *arguments: str, **options: Any) -> Outcome:
     """Run a Python program given as its text."""
-    defaults = {"epochs": None, "metric": None}
-    return run_command(
-        (sys.executable, "-u", "-c", program, *arguments),
-        study=STUDY,
-        work=WORK,
-        channel=wire.channel,
-        **{**defaults, **options},
-    )
+    return run_words(wire, (sys.executable, "-u", "-c", program, *arguments), **options)
+
+
+def run_words(wire: Wire, command: tuple[str, ...], metric: str | None = None) -> Outcome:
+    """Run any program."""
+    return wire.run(WORK, lambda attempt: run_command(command, attempt, epochs=None, metric=metric))
 
 
 # -- the command line -------------------------------------------------------------------------
@@ -77,10 +73,12 @@ for epoch in range(1, 4):
 
 def test_to_its_end(wire: Wire) -> None:
     outcome = run(wire, TRAINS, "{lr}")
-    assert outcome == Outcome(study=STUDY, trial=3, attempt=2, kind=OutcomeKind.COMPLETE, step=3)
+    losses = tuple((step, round(0.0125 / step, 6)) for step in (1, 2, 3))
+    assert outcome == Outcome(
+        study=STUDY, trial=3, attempt=2, kind=OutcomeKind.COMPLETE, step=3, losses=losses
+    )
     assert wire.told() == [
-        Report(study=STUDY, trial=3, attempt=2, step=step, loss=round(0.0125 / step, 6))
-        for step in (1, 2, 3)
+        Report(study=STUDY, trial=3, attempt=2, step=step, loss=loss) for step, loss in losses
     ]
 
 
@@ -154,9 +152,7 @@ def test_what_a_program_has_started_ends_with_it(wire: Wire, tmp_path: Path) -> 
     """A shell that calls the training: ended alone, it would leave the training behind."""
     (tmp_path / "train.py").write_text(LINGERS)
     script = f"cd '{tmp_path}'; '{sys.executable}' train.py; echo finished"
-    outcome = run_command(
-        ("sh", "-c", script), study=STUDY, work=WORK, epochs=None, metric=None, channel=wire.channel
-    )
+    outcome = run_words(wire, ("sh", "-c", script))
     assert outcome.kind is OutcomeKind.DIVERGED
     assert gone(tmp_path / "pid")
     assert not (tmp_path / "went-on").exists()
@@ -196,10 +192,7 @@ def test_a_metric_that_was_never_printed_is_named(wire: Wire) -> None:
 )
 def test_a_program_that_cannot_be_run(wire: Wire, program: str, message: str) -> None:
     with pytest.raises(TaskError, match=message):
-        run_command(
-            (program, "{lr}"), study=STUDY, work=WORK, epochs=None, metric=None,
-            channel=wire.channel,
-        )  # fmt: skip
+        run_words(wire, (program, "{lr}"))
 
 
 def test_a_program_that_gives_up_on_a_nan_has_diverged(wire: Wire) -> None:
@@ -208,31 +201,19 @@ def test_a_program_that_gives_up_on_a_nan_has_diverged(wire: Wire) -> None:
     assert (outcome.kind, outcome.step) == (OutcomeKind.DIVERGED, 2)
 
 
-def test_a_silent_program_can_be_stopped(tmp_path: Path) -> None:
+def test_a_silent_program_can_be_stopped(wire: Wire) -> None:
     """It prints its loss only at its end, which it would reach in minutes."""
-    broker = MemoryBroker()
-    broker.decide("s", {0: Decision(attempt=1, action="stop", reason="cancelled")})
-    channel = Channel(broker)
-    channel.watch("s", [0])
-    work = TrialWork(number=0, lr=0.1, seed=0, attempt=1)
-    program = ("import time; time.sleep(300); print('loss 1')", "{lr}")
-    outcome = run_command(
-        (sys.executable, "-c", *program), study="s", work=work, epochs=None, metric=None,
-        channel=channel,
-    )  # fmt: skip
+    wire.stop(3, attempt=2, reason="cancelled")
+    outcome = run(wire, "import time; time.sleep(300); print('loss 1')", "{lr}")
     assert outcome.kind == OutcomeKind.STOPPED
     assert outcome.reason == "cancelled"
 
 
-def test_what_a_program_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+def test_what_a_program_leaves_behind_ends_with_it(wire: Wire, tmp_path: Path) -> None:
     """It ends while something that it has started holds its output open."""
     pid_file = tmp_path / "pid"
-    channel = Channel(MemoryBroker())
-    work = TrialWork(number=0, lr=0.1, seed=0, attempt=1)
     script = f"sleep 300 & echo $! > {pid_file}; echo loss 0.5 {{lr}}"
-    outcome = run_command(
-        ("sh", "-c", script), study="s", work=work, epochs=None, metric=None, channel=channel
-    )
+    outcome = run_words(wire, ("sh", "-c", script))
     assert outcome.kind == OutcomeKind.COMPLETE
     assert outcome.step == 1
     state = Path(f"/proc/{pid_file.read_text().strip()}/stat")

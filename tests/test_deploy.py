@@ -95,9 +95,13 @@ REQUIRED = r"${JUSTRIGHT_REDIS_PASSWORD:?write it into .env, see deploy/example.
         ("compose.yaml", "- redis:/data", "- redis:/dat", "no volume keeps its /data"),
         ("compose.yaml", "BIND:-127.0.0.1}", "BIND:-0.0.0.0}", "not on the loopback address"),
         ("compose.yaml", "driver: nvidia", "driver: cdi", "no worker reserves an NVIDIA GPU"),
+        ("compose.yaml", "JUSTRIGHT_SECRET: *", "JUSTRIGHT_GRACE: *", "require a JUSTRIGHT_SECRET"),
+        ("compose.yaml", "RIGHT_SECRET:?", "RIGHT_SECRET:-", "lets Compose start without it"),
+        ("compose.yaml", "none, --tasks, /tasks]", "none]", "does not say with --tasks"),
         ("compose.yaml", "profiles: [gpu]", "profiles: []", "service worker: without a profile"),
         ("compose.yaml", "DASHBOARD_PORT", "BOARD_PORT", "BOARD_PORT is not explained"),
         ("deploy/example.env", "PASSWORD=\n", "PASSWORD=hunter2\n", "for the user to write"),
+        ("deploy/example.env", "_SECRET=\n", "_SECRET=hunter2\n", "for the user to write"),
     ],
 )
 def test_lint_catches(copy: Path, file: str, old: str, new: str, said: str) -> None:
@@ -313,7 +317,13 @@ def test_an_image_starts_is_healthy_and_ends(
     assert PASSWORD not in log.read_text()
 
 
-def test_the_dashboard_service_is_healthy(tmp_path: Path, env: dict[str, str]) -> None:
+@pytest.mark.parametrize("password", ["", PASSWORD])
+def test_the_dashboard_service_is_healthy(
+    tmp_path: Path, env: dict[str, str], password: str
+) -> None:
+    """With a password of its own, its health check knows it, too."""
+    if password:
+        env = env | {"JUSTRIGHT_DASHBOARD_PASSWORD": password}
     port, service = str(free_port()), SERVICES["dashboard"]
     variable = "${JUSTRIGHT_DASHBOARD_PORT:-8080}"
     words = [word.replace(variable, port) for word in service["healthcheck"]["test"]]
@@ -325,6 +335,8 @@ def test_the_dashboard_service_is_healthy(tmp_path: Path, env: dict[str, str]) -
     process = start(command, log, env)
     try:
         await_healthy(check, env, log)
+        found, said = healthy(check, env | {"JUSTRIGHT_DASHBOARD_PASSWORD": "wrong"})
+        assert found == (not password), said
     finally:
         process.terminate()
         process.wait(timeout=20)

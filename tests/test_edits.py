@@ -11,10 +11,12 @@ import pytest
 
 from justright.memory import MemoryBroker
 from justright.messages import FailureKind, Inspection, Job, Outcome, OutcomeKind, TrialWork
+from justright.settings import Settings
 from justright.spec import TaskRef
 from worker.channel import Channel
 from worker.jobs import JobRunner
 from worker.loading import SourceWatch, load
+from worker.permission import Permission
 
 TASK = """
 import torch
@@ -60,9 +62,9 @@ def job(task: Path, trials: int = 1) -> Job:
     return Job(id="j", study="s", task=TaskRef(target=f"{task}:Tiny"), trials=works)
 
 
-def runner_and_broker() -> tuple[JobRunner, MemoryBroker]:
+def runner_and_broker(task: Path) -> tuple[JobRunner, MemoryBroker]:
     broker = MemoryBroker()
-    return JobRunner(Channel(broker), allow_commands=False), broker
+    return JobRunner(Channel(broker), Permission((task.parent,)), Settings()), broker
 
 
 def test_only_an_edit_is_an_edit(task: Path) -> None:
@@ -106,7 +108,7 @@ def test_modules_that_were_there_before_are_not_watched(task: Path) -> None:
 
 
 def test_what_a_model_imports_is_watched_too(task: Path) -> None:
-    runner, broker = runner_and_broker()
+    runner, broker = runner_and_broker(task)
     runner.run(job(task))
     ended = broker.receive(0)[-1]
     assert isinstance(ended, Outcome)
@@ -121,7 +123,7 @@ def test_the_edit_that_mends_a_neighbour_is_noticed(task: Path) -> None:
     helper = task.parent / "edits_helper.py"
     helper.write_text("WIDHT = 3\n")
     task.write_text(TASK + "\n    width = edits_helper.WIDTH\n")
-    runner, broker = runner_and_broker()
+    runner, broker = runner_and_broker(task)
     runner.run(job(task, trials=0))
     (told,) = broker.receive(0)
     assert isinstance(told, Inspection)
@@ -134,7 +136,7 @@ def test_the_edit_that_mends_a_neighbour_is_noticed(task: Path) -> None:
 
 def test_somebody_elses_task_gets_a_new_process(task: Path, tmp_path: Path) -> None:
     """Two folders may have modules of the same names; one process can hold only one of them."""
-    runner, _ = runner_and_broker()
+    runner, _ = runner_and_broker(task)
     runner.run(job(task))
     other = tmp_path / "other" / "task.py"
     assert not runner.outdated(job(task))
@@ -162,7 +164,7 @@ class Broken(justright.Task):
 
 def test_an_error_of_the_gpu_asks_for_a_new_process(task: Path) -> None:
     task.write_text(BROKEN)
-    runner, broker = runner_and_broker()
+    runner, broker = runner_and_broker(task)
     asked = job(task, trials=0)
     broken = TaskRef(target=f"{task}:Broken")
     runner.run(asked.model_copy(update={"task": broken}))

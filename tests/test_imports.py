@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from justright.broker import RedisBroker, connect
-from tests.commands import EXAMPLES, serving
+from tests.commands import EXAMPLES, SIGNER, serving
 from tests.servers import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -148,7 +148,7 @@ def test_submit_loads_neither_torch_nor_optuna(tmp_path: Path, clean_redis: str)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"study": "light", "state": "submitted"}
-    [command] = RedisBroker(connect(clean_redis, patient=False)).receive(wait=0.001)
+    [command] = RedisBroker(connect(clean_redis, patient=False), SIGNER).receive(wait=0.001)
     assert command.type == "submit"
     assert not modules & {"torch", "optuna", "numpy", "orchestrator", "worker"}
 
@@ -182,7 +182,7 @@ def test_importing_the_parents_does_not_import_torch(module: str) -> None:
 def test_a_serving_workers_parent_has_no_torch(tmp_path: Path, clean_redis: str) -> None:
     """The same of a real one: its child has torch mapped, it has not."""
     env = {"JUSTRIGHT_REDIS_URL": clean_redis}
-    broker = RedisBroker(connect(clean_redis, patient=False))
+    broker = RedisBroker(connect(clean_redis, patient=False), SIGNER)
     log = tmp_path / "worker.log"
     with serving("worker", "--gpus", "none", log=log, env=env) as parent:
         deadline = time.monotonic() + 120

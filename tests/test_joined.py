@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.trial import TrialState
+from optuna_dashboard._note import get_note_from_system_attrs
 
 from justright.errors import StorageError, UsageError
 from orchestrator.dashboard import JoinedJournals
 from orchestrator.ledger import Ledger, open_ledger
+from orchestrator.notes import save_note
 
 
 def view(storage: BaseStorage) -> dict[str, Any]:
@@ -138,3 +140,23 @@ def test_a_line_that_is_still_being_written_waits(tmp_path: Path) -> None:
             file.write(content[position : position + 1])
         assert len(joined.get_all_studies()) == (content.find(b"\n") <= position)
     assert view(joined) == view(ledger.storage)
+
+
+def test_a_note_stays_with_its_trial(tmp_path: Path) -> None:
+    """optuna-dashboard keeps it in the study, under the trial's own number in the journal."""
+    journals = Journals(tmp_path)
+    notes = {}
+    for which in range(2):
+        study = journals.create(which, f"study{which}", str(which))
+        trials = [study.ask() for _ in range(2)]
+        note = f"why it failed {which} " * 300
+        storage, long = journals.ledgers[which].storage, "long " * 2000
+        save_note(storage, study._study_id, long, trials[1]._trial_id)
+        save_note(storage, study._study_id, note, trials[1]._trial_id)
+        journals.ledgers[which].commit()
+        notes[study.study_name] = note
+    for name, note in notes.items():
+        study = optuna.load_study(study_name=name, storage=journals.joined)
+        system = journals.joined.get_study_system_attrs(study._study_id)
+        shown = [get_note_from_system_attrs(system, trial._trial_id) for trial in study.trials]
+        assert [found["body"] for found in shown] == ["", note]

@@ -110,5 +110,6 @@ def test_the_sets_of_states() -> None:
     assert {QUEUED, RUNNING, PAUSED} == ACTIVE
     assert {COMPLETE, PRUNED, FAILED} == FINISHED
     assert {QUEUED, RUNNING} == DISPATCHED, "a paused trial is in no job"
-    assert {StudyState.INSPECTING, StudyState.RUNNING} <= set(StudyState) - STUDY_FINISHED
+    unfinished = {StudyState.INSPECTING, StudyState.RUNNING, StudyState.PAUSED}
+    assert unfinished <= set(StudyState) - STUDY_FINISHED
     assert {StudyState.COMPLETE, StudyState.CANCELLED, StudyState.FAILED} == STUDY_FINISHED

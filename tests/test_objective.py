@@ -23,8 +23,9 @@ WORK = TrialWork(number=4, lr=0.02, seed=0, attempt=2)
 class Desk(Wire):
     """Where an objective is run."""
 
-    def run(self, function: Callable[[Any], Any], **arguments: Any) -> Outcome:
-        return run_objective(Objective(function, arguments), STUDY, WORK, self.channel)
+    def call(self, function: Callable[[Any], Any], **arguments: Any) -> Outcome:
+        objective = Objective(function, arguments)
+        return self.run(WORK, lambda attempt: run_objective(objective, attempt))
 
 
 @pytest.fixture
@@ -45,16 +46,17 @@ def bowl(trial: Any) -> float:
 
 
 def test_to_its_end(desk: Desk) -> None:
-    outcome = desk.run(bowl)
+    outcome = desk.call(bowl)
     base = (math.log10(0.02) + 2) ** 2
+    losses = tuple((step, base + 1 / (step + 1)) for step in range(5))
     assert outcome == Outcome(
-        study=STUDY, trial=4, attempt=2, kind=OutcomeKind.COMPLETE, step=4, value=base + 0.2
-    )
+        study=STUDY, trial=4, attempt=2, kind=OutcomeKind.COMPLETE, step=4, value=base + 0.2,
+        losses=losses,
+    )  # fmt: skip
     told = desk.told()
     assert told[0] == Space(study=STUDY, trial=4, low=1e-5, high=1e-1)
     assert told[1:] == [
-        Report(study=STUDY, trial=4, attempt=2, step=step, loss=base + 1 / (step + 1))
-        for step in range(5)
+        Report(study=STUDY, trial=4, attempt=2, step=step, loss=loss) for step, loss in losses
     ]
 
 
@@ -65,13 +67,13 @@ def test_the_same_function_runs_under_optuna_itself() -> None:
     study.enqueue_trial({"lr": WORK.lr})
     study.optimize(bowl, n_trials=1)
     desk = Desk(WORK.number)
-    assert desk.run(bowl).value == study.best_value
+    assert desk.call(bowl).value == study.best_value
     assert dict(desk.losses()) == study.trials[0].intermediate_values
 
 
 def test_told_to_stop(desk: Desk) -> None:
     desk.stop(4, attempt=2)
-    outcome = desk.run(bowl)
+    outcome = desk.call(bowl)
     assert outcome.kind is OutcomeKind.STOPPED
     assert outcome.reason == "worse than the median"
     assert outcome.step == 0
@@ -89,13 +91,13 @@ def test_told_to_stop_between_two_reports(desk: Desk) -> None:
                 raise optuna.TrialPruned()
         return 1.0
 
-    outcome = desk.run(objective)
+    outcome = desk.call(objective)
     assert (outcome.kind, outcome.step) == (OutcomeKind.STOPPED, 3)
 
 
 def test_a_decision_for_an_older_attempt_stops_nothing(desk: Desk) -> None:
     desk.stop(4, attempt=1)
-    assert desk.run(bowl).kind is OutcomeKind.COMPLETE
+    assert desk.call(bowl).kind is OutcomeKind.COMPLETE
 
 
 def test_an_objective_may_prune_of_its_own_accord(desk: Desk) -> None:
@@ -104,7 +106,7 @@ def test_an_objective_may_prune_of_its_own_accord(desk: Desk) -> None:
         trial.report(2.0, 1)
         raise optuna.TrialPruned("hopeless")
 
-    outcome = desk.run(objective)
+    outcome = desk.call(objective)
     assert outcome.kind is OutcomeKind.STOPPED
     assert "TrialPruned" in outcome.reason
 
@@ -128,7 +130,7 @@ def test_a_report_that_is_not_finite_ends_it_at_once(desk: Desk, bad: float) -> 
                 done.append(f"tidied {step}")
         return 1.0
 
-    outcome = desk.run(objective)
+    outcome = desk.call(objective)
     assert outcome.kind is OutcomeKind.DIVERGED
     assert (outcome.step, outcome.value) == (3, None)
     assert str(bad) in outcome.reason
@@ -143,7 +145,7 @@ def test_a_value_that_is_not_finite_is_divergence(desk: Desk, bad: Any) -> None:
         trial.suggest_float("lr", 1e-5, 1e-1, log=True)
         return bad
 
-    assert desk.run(objective).kind is OutcomeKind.DIVERGED
+    assert desk.call(objective).kind is OutcomeKind.DIVERGED
 
 
 # -- what it returns ------------------------------------------------------------------------------
@@ -159,19 +161,19 @@ def returning(value: Any) -> Callable[[Any], Any]:
 
 @pytest.mark.parametrize("value", [1, 0.5, np.float32(0.5), np.float64(0.5), torch.tensor(0.5)])
 def test_whatever_optuna_takes_for_a_number_is_one(desk: Desk, value: Any) -> None:
-    outcome = desk.run(returning(value))
+    outcome = desk.call(returning(value))
     assert (outcome.kind, outcome.value) == (OutcomeKind.COMPLETE, float(value))
 
 
 @pytest.mark.parametrize("value", [None, "low", (0.5, 0.9), torch.ones(3)])
 def test_what_is_no_number_is_told(desk: Desk, value: Any) -> None:
     with pytest.raises(TaskError, match=f"returned a {type(value).__name__}, expected a number"):
-        desk.run(returning(value))
+        desk.call(returning(value))
 
 
 def test_an_objective_that_never_asks_for_its_rate(desk: Desk) -> None:
     with pytest.raises(TaskError, match=r'never asked for its learning rate.*suggest_float\("lr"'):
-        desk.run(lambda trial: 0.5)
+        desk.call(lambda trial: 0.5)
 
 
 def test_an_objective_that_raises(desk: Desk) -> None:
@@ -180,6 +182,6 @@ def test_an_objective_that_raises(desk: Desk) -> None:
         raise ZeroDivisionError("nothing to share")
 
     with pytest.raises(UserCodeError, match="nothing to share") as caught:
-        desk.run(objective)
+        desk.call(objective)
     assert "in objective" in caught.value.traceback
     assert "run_objective" not in caught.value.traceback

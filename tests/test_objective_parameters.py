@@ -22,7 +22,8 @@ def wire() -> Wire:
 
 
 def run(wire: Wire, function: Callable[[Any], Any], **arguments: Any) -> Outcome:
-    return run_objective(Objective(function, arguments), STUDY, WORK, wire.channel)
+    objective = Objective(function, arguments)
+    return wire.run(WORK, lambda attempt: run_objective(objective, attempt))
 
 
 def test_other_parameters_come_from_the_arguments(wire: Wire) -> None:

@@ -24,10 +24,11 @@ from rq.webhook import Webhook
 
 from justright.broker import RedisBroker, connect
 from justright.errors import RefusedJob
-from justright.messages import Inspection, Job, TrialWork
+from justright.messages import Event, Inspection, Job, Refused, TrialWork
 from justright.queue import FUNCTION, TrainingJob, enqueue, pool_queue, withdraw
+from justright.signing import VALID, Signer
 from justright.spec import TaskRef
-from tests.commands import serving
+from tests.commands import SECRET, SIGNER, serving
 
 TASK = """
 import torch
@@ -82,6 +83,11 @@ def a_job(number: int = 0, target: str = "/tasks/t.py:T", **values: Any) -> Job:
     return Job(id=f"job-{number}", study="s", task=TaskRef(target=target), **values)
 
 
+def sealed(job: Job, signer: Signer = SIGNER) -> str:
+    """What a job's one argument is."""
+    return signer.seal("job", job.encode())
+
+
 def put(queue: Queue, job_id: str, function: str, *arguments: Any, **options: Any) -> None:
     """What anybody can do who reaches Redis."""
     queue.enqueue_call(function, args=arguments, job_id=job_id, **options)
@@ -98,31 +104,36 @@ def fetch(queue: Queue, job_id: str) -> TrainingJob:
 
 def test_a_job_comes_back_as_it_was_put(queue: Queue) -> None:
     work = TrialWork(number=3, lr=0.1, seed=0, attempt=2)
-    enqueue(queue, a_job(trials=(work,), epochs=9))
+    enqueue(queue, a_job(trials=(work,), epochs=9), SIGNER)
     assert queue.get_job_ids() == ["job-0"]
     job = fetch(queue, "job-0")
     trained: list[str] = []
     job.bind(trained.append)
     job.perform()
-    assert trained == [a_job(trials=(work,), epochs=9).encode()]
+    [envelope] = trained
+    assert SIGNER.open("job", envelope) == a_job(trials=(work,), epochs=9).encode()
     assert job.timeout == -1, "a training may take its time"
 
 
-def test_all_of_a_job_is_json(queue: Queue) -> None:
-    enqueue(queue, a_job())
-    assert json.loads(fetch(queue, "job-0").data) == [FUNCTION, None, [a_job().encode()], {}]
+def test_all_of_a_job_is_json_and_signed(queue: Queue) -> None:
+    enqueue(queue, a_job(), SIGNER)
+    [function, instance, [envelope], named] = json.loads(fetch(queue, "job-0").data)
+    assert (function, instance, named) == (FUNCTION, None, {})
+    assert set(json.loads(envelope)) == {"purpose", "expires", "body", "mac"}
+    assert SIGNER.open("job", envelope) == a_job().encode()
 
 
 def test_a_job_is_withdrawn_while_it_waits(queue: Queue) -> None:
     for number in range(2):
-        enqueue(queue, a_job(number))
+        enqueue(queue, a_job(number), SIGNER)
     taken: Any = Queue.dequeue_any(
         [queue], None, queue.connection, job_class=TrainingJob, serializer=JSONSerializer
     )
     assert taken[0].id == "job-0"
     for job in ("job-0", "job-1", "job-1", "unheard-of"):
         withdraw(queue, job)
-    assert fetch(queue, "job-0").args == [a_job(0).encode()], "its worker goes on with it"
+    [envelope] = fetch(queue, "job-0").args
+    assert SIGNER.open("job", envelope) == a_job(0).encode(), "its worker goes on with it"
     assert queue.get_job_ids() == []
     assert not queue.connection.exists("rq:job:job-1")
 
@@ -148,7 +159,7 @@ def test_another_call_is_refused(queue: Queue, function: str, call: dict[str, An
 
 def test_a_job_runs_in_a_worker_only(queue: Queue) -> None:
     """A stock ``rq worker`` that is set to this class has nothing to call."""
-    enqueue(queue, a_job())
+    enqueue(queue, a_job(), SIGNER)
     with pytest.raises(RefusedJob, match="outside of a justright worker"):
         fetch(queue, "job-0").perform()
 
@@ -179,7 +190,7 @@ def extras(trap: Trap, listener: socket.socket) -> dict[str, Any]:
 
 
 def test_callbacks_are_not_even_imported(queue: Queue, trap: Trap, listener: socket.socket) -> None:
-    put(queue, "job-0", FUNCTION, a_job().encode(), **extras(trap, listener))
+    put(queue, "job-0", FUNCTION, sealed(a_job()), **extras(trap, listener))
     job = fetch(queue, "job-0")
     assert job._success_callback_name == trap.name, "it is there, and left alone"
     rq_callbacks.execute_success_callback(job, BaseDeathPenalty, None)
@@ -193,7 +204,7 @@ def test_callbacks_are_not_even_imported(queue: Queue, trap: Trap, listener: soc
 
 @pytest.mark.parametrize("field", ["data", "meta", "result"])
 def test_pickles_are_never_loaded(queue: Queue, trap: Trap, field: str) -> None:
-    enqueue(queue, a_job())
+    enqueue(queue, a_job(), SIGNER)
     queue.connection.hset("rq:job:job-0", field, pickle.dumps(trap))
     job = fetch(queue, "job-0")
     if field == "data":
@@ -209,13 +220,32 @@ def test_pickles_are_never_loaded(queue: Queue, trap: Trap, field: str) -> None:
 # -- a worker of flesh and blood ----------------------------------------------------------------
 
 
-def await_inspection(broker: RedisBroker, log: Path) -> Inspection:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for message in broker.receive(wait=0.2):
-            if isinstance(message, Inspection):
-                return message
-    raise AssertionError(log.read_text())
+class Listener:
+    """What a worker tells the orchestrator."""
+
+    def __init__(self, url: str, log: Path) -> None:
+        self._broker = RedisBroker(connect(url, patient=False), SIGNER)
+        self._log = log
+        self.refusals: dict[str, str] = {}  #: job -> why
+
+    def await_event(self, kind: type[Event], job: str) -> Any:
+        """The next event of that kind about a job."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            found = None
+            for message in self._broker.receive(wait=0.2):
+                if isinstance(message, Refused):
+                    self.refusals[message.job] = message.reason
+                if isinstance(message, kind) and getattr(message, "job", None) == job:
+                    found = message
+            if found is not None:
+                return found
+        raise AssertionError(self._log.read_text())
+
+
+def late() -> Signer:
+    """Ours, as it signed so long ago that it holds no more."""
+    return Signer(SECRET, lambda: time.time() - VALID["job"] - 60)
 
 
 def test_a_worker_refuses_what_is_not_its_own_and_goes_on(
@@ -228,22 +258,47 @@ def test_a_worker_refuses_what_is_not_its_own_and_goes_on(
     put(queue, "pickle", FUNCTION, "")
     queue.connection.hset("rq:job:pickle", "data", pickle.dumps(trap))
     put(queue, "garbage", FUNCTION, "no message")
-    put(queue, "renamed", FUNCTION, a_job(7).encode())
-    good = a_job(target=f"{tmp_path}/task.py:Tiny").encode()
+    put(queue, "no-message", FUNCTION, SIGNER.seal("job", "no message"))
+    target = f"{tmp_path}/task.py:Tiny"
+    put(queue, "unsigned", FUNCTION, a_job(target=target).encode())
+    put(queue, "forged", FUNCTION, sealed(a_job(target=target), Signer("a guess of somebody else")))
+    put(queue, "altered", FUNCTION, sealed(a_job()).replace("/tasks/t.py:T", target))
+    put(queue, "command", FUNCTION, SIGNER.seal("command", a_job(target=target).encode()))
+    put(queue, "expired", FUNCTION, sealed(a_job(target=target), late()))
+    put(queue, "renamed", FUNCTION, sealed(a_job(7, target=target)))
+    good = sealed(a_job(target=target))
     put(queue, "job-0", FUNCTION, good, **extras(trap, listener))
     env = {"JUSTRIGHT_REDIS_URL": clean_redis, "PYTHONPATH": str(trap.path)}
-    with serving("worker", "--gpus", "none", "--threads", "1", log=log, env=env) as worker:
-        inspection = await_inspection(RedisBroker(connect(clean_redis, patient=False)), log)
+    command = ["worker", "--gpus", "none", "--threads", "1", "--tasks", str(tmp_path)]
+    heard = Listener(clean_redis, log)
+    with serving(*command, log=log, env=env) as worker:
+        inspection = heard.await_event(Inspection, "job-0")
+        put(queue, "job-0", FUNCTION, good)  # what was recorded on its way, once more
+        heard.await_event(Refused, "job-0")
         assert worker.poll() is None
     assert (inspection.job, inspection.epochs, inspection.failure) == ("job-0", 3, None)
     trap.check_untouched()
     with pytest.raises(BlockingIOError):
         listener.accept()
     refused = FailedJobRegistry(queue=queue).get_job_ids()
-    assert set(refused) == {"system", "import", "pickle", "garbage", "renamed"}
+    unreadable = {
+        "garbage": "without a signature",
+        "no-message": "unreadable message",
+        "unsigned": "without a signature",
+        "forged": "signature is wrong",
+        "altered": "signature is wrong",
+        "command": "signature is wrong",
+        "expired": "a job that expired",
+        "renamed": "its content is that of another one",
+        "job-0": "it was begun before",
+    }
+    assert set(refused) == {"system", "import", "pickle"} | set(unreadable)
     results = {job: fetch(queue, job).latest_result() for job in refused}
     why = {job: str(result.exc_string) for job, result in results.items() if result}
     assert "refused a job that calls 'os.system'" in why["system"]
     assert f"refused a job that calls '{trap.name}'" in why["import"]
-    assert "its content is that of another one" in why["renamed"]
+    assert set(heard.refusals) == set(unreadable), "the orchestrator hears of them"
+    for job, reason in unreadable.items():
+        assert reason in heard.refusals[job]
+        assert reason in why[job]
     assert queue.get_job_ids() == []

@@ -18,10 +18,11 @@ import optuna
 import pytest
 
 from justright.broker import RedisBroker, connect
-from tests.commands import EXAMPLES, await_true, justright, serving
+from tests.commands import EXAMPLES, SIGNER, await_true, justright, serving
 from tests.servers import Postgres, free_port
 
 DIGITS = f"{EXAMPLES / 'digits.py'}:Digits"
+WORKER = ["worker", "--threads", "1", "--tasks", str(EXAMPLES)]
 
 
 def run_study(tmp_path: Path, env: dict[str, str]) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def run_study(tmp_path: Path, env: dict[str, str]) -> dict[str, Any]:
         stack.enter_context(serving("orchestrator", log=tmp_path / "orchestrator.log", env=env))
         for number in range(2):
             log = tmp_path / f"worker{number}.log"
-            stack.enter_context(serving("worker", "--threads", "1", log=log, env=env))
+            stack.enter_context(serving(*WORKER, log=log, env=env))
         done = justright(
             "submit", DIGITS, "--trials", "12", "--epochs", "6", "--pruner", "median",
             "--name", "e2e", "--wait", "--json", env=env,
@@ -129,12 +130,12 @@ def test_a_database_that_goes_away_and_comes_back(
     log = tmp_path / "orchestrator.log"
     with (
         serving("orchestrator", log=log, env=env),
-        serving("worker", "--threads", "1", log=tmp_path / "worker.log", env=env),
+        serving(*WORKER, log=tmp_path / "worker.log", env=env),
         ThreadPoolExecutor(1) as pool,
     ):
         command = ["submit", DIGITS, "--trials", "20", "--epochs", "12", "--name", "e2e"]
         future = pool.submit(justright, *command, "--wait", "--json", env=env)
-        broker = RedisBroker(connect(clean_redis, patient=False))
+        broker = RedisBroker(connect(clean_redis, patient=False), SIGNER)
         while not future.done():
             seen = broker.snapshot("e2e")
             if seen is not None and len(seen.trials) > 4:
@@ -160,20 +161,23 @@ def test_a_standby_outlives_a_leader_that_pauses(tmp_path: Path, clean_redis: st
     env = {
         "JUSTRIGHT_REDIS_URL": clean_redis,
         "JUSTRIGHT_STORAGE": str(tmp_path / "journal.log"),
+        "JUSTRIGHT_LEASE": "3",
     }
-    broker = RedisBroker(connect(clean_redis, patient=False))
+    broker = RedisBroker(connect(clean_redis, patient=False), SIGNER)
     with serving("orchestrator", log=tmp_path / "first.log", env=env) as first:
         await_true(lambda: broker.leader() is not None)
         with serving("orchestrator", log=tmp_path / "second.log", env=env) as second:
             name = broker.leader()
             first.send_signal(signal.SIGSTOP)
-            await_true(lambda: broker.leader() not in (None, name))
-            time.sleep(1.0)  # it tries the journal, and leaves it
+            await_true(lambda: broker.leader() != name)
+            # The other leads for as long as it tries the journal: a blink, so look without a pause.
+            await_true(lambda: broker.leader() not in (None, name), pause=0.0)
+            time.sleep(1.0)  # it leaves the journal alone
             first.send_signal(signal.SIGCONT)
             await_true(lambda: broker.leader() is not None)
             assert second.poll() is None, (tmp_path / "second.log").read_text()
             assert first.poll() is None, (tmp_path / "first.log").read_text()
-            with serving("worker", log=tmp_path / "worker.log", env=env):
+            with serving(*WORKER, log=tmp_path / "worker.log", env=env):
                 done = justright("submit", DIGITS, "--trials", "2", "--wait", "--json", env=env)
     assert done.returncode == 0, done.stderr + logs_in(tmp_path)
 

@@ -17,7 +17,7 @@ from justright.targets import merge, read_arguments, read_target
 from tests.strategies import RATES, SCALARS, instances
 
 # Under these, a study of the same name goes on; everything else makes it another one.
-STOP_RULES = {"trials", "timeout", "replicates"}
+STOP_RULES = {"trials", "timeout", "replicates", "stall"}
 untimed = settings(deadline=None, max_examples=50)
 
 
@@ -71,7 +71,9 @@ def test_lanes(lanes: Any, read: Any) -> None:
     assert a_spec(lanes=lanes).lanes == read
 
 
-@pytest.mark.parametrize("field", ["trials", "epochs", "timeout", "replicates", "seed", "lanes"])
+@pytest.mark.parametrize(
+    "field", ["trials", "epochs", "timeout", "replicates", "seed", "stall", "lanes"]
+)
 def test_a_truth_value_is_no_number(field: str) -> None:
     """``trials = true`` in a study file is a slip, and not a study of one trial."""
     with pytest.raises(UsageError, match=f"--{field}: found True"):

@@ -26,7 +26,7 @@ from justright.messages import (
     TrialWork,
 )
 from justright.spec import TaskRef
-from tests.commands import serving
+from tests.commands import SIGNER, serving
 
 PATIENCE = 60.0
 
@@ -120,10 +120,12 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path, clean_redis: str) -> Iterator[Bench]:
     (tmp_path / "slow_task.py").write_text(TASK)
-    env = {"JUSTRIGHT_REDIS_URL": clean_redis}
+    # A task that sleeps for minutes never hears that it is to leave: no test waits long for it.
+    env = {"JUSTRIGHT_REDIS_URL": clean_redis, "JUSTRIGHT_GRACE": "1"}
     command = ["worker", "--gpus", "none", "--threads", "1", "--allow-commands"]
+    command += ["--tasks", str(tmp_path)]
     with serving(*command, log=tmp_path / "log", env=env) as worker:
-        yield Bench(tmp_path, RedisBroker(connect(clean_redis, patient=False)), worker)
+        yield Bench(tmp_path, RedisBroker(connect(clean_redis, patient=False), SIGNER), worker)
 
 
 def failures(outcomes: list[Outcome]) -> list[tuple[int, Failure]]:
@@ -164,8 +166,8 @@ def test_a_killed_child_loses_its_trials_but_not_the_worker(bench: Bench) -> Non
     os.kill(child, signal.SIGKILL)
     told = failures(bench.heard(Outcome, "j1", count=2))
     assert [(trial, failure.kind) for trial, failure in told] == [
-        (0, FailureKind.LOST),
-        (1, FailureKind.LOST),
+        (0, FailureKind.CRASHED),
+        (1, FailureKind.CRASHED),
     ]
     assert "SIGKILL" in told[0][1].message
     bench.dispatch("j2")
@@ -181,7 +183,7 @@ def test_a_child_that_is_killed_while_it_looks_says_so(bench: Bench) -> None:
     os.kill(bench.begun(), signal.SIGKILL)
     (looked,) = bench.heard(Inspection, "look")
     assert looked.failure is not None
-    assert looked.failure.kind is FailureKind.LOST
+    assert looked.failure.kind is FailureKind.CRASHED
 
 
 def test_a_killed_parent_leaves_no_child(bench: Bench) -> None:

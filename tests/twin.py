@@ -112,13 +112,14 @@ class TwinWorker:
         base = {"study": job.study, "trial": work.number, "attempt": work.attempt, "step": step}
         found = self.broker.exchange([Report(loss=loss, **base)], job.study, [work.number])
         decision = found.get(work.number)
-        told_to_stop = decision is not None and decision.attempt == work.attempt
+        told = decision.action if decision and decision.attempt == work.attempt else ""
         if loss is None:
             self._end(Outcome(kind=OutcomeKind.DIVERGED, reason="not finite", **base))
         elif step >= HORIZON:
             self._end(Outcome(kind=OutcomeKind.COMPLETE, **base))
-        elif told_to_stop:
-            self._end(Outcome(kind=OutcomeKind.STOPPED, **base))
+        elif told:
+            kind = OutcomeKind.PAUSED if told == "pause" else OutcomeKind.STOPPED
+            self._end(Outcome(kind=kind, **base))
 
     def _end(self, outcome: Outcome) -> None:
         self.broker.exchange([outcome])

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import redis
 
 from justright.broker import Broker
-from justright.messages import Decision, Event
+from justright.messages import Decision, Event, Failure, FailureKind, Report
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +33,22 @@ class Channel:
         self._outgoing: queue.Queue[Event] = queue.Queue()
         self._study = ""
         self._trials: tuple[int, ...] = ()
+        self.reported = False  #: Whether the present job has got anywhere.
         self._decisions: dict[int, Decision] = {}
+        self.leaving: Failure | None = None  #: Why all trials shall be given back now.
         thread = threading.Thread(target=self._run, name="channel", daemon=True)
         thread.start()
 
     def watch(self, study: str, trials: Sequence[int]) -> None:
         """From now on, fetch the decisions for these trials."""
+        self.reported = False
         self._decisions = {}
         self._study, self._trials = study, tuple(trials)
+
+    def leave(self, reason: str, kind: FailureKind) -> None:
+        """Have all trials end between two batches, or at their next report."""
+        # One that leaks gets on all the same, from checkpoint to checkpoint.
+        self.leaving = Failure(kind=kind, message=reason, counts=not self.reported)
 
     def send(self, event: Event) -> None:
         """Queue one event; returns at once.
@@ -49,6 +57,7 @@ class Channel:
             ValueError: it cannot be encoded. Here, where its sender can still do something.
         """
         event.encode()
+        self.reported = self.reported or isinstance(event, Report)
         self._outgoing.put(event)
 
     def decision(self, trial: int, attempt: int) -> Decision | None:

@@ -7,6 +7,7 @@ then ends as well, so no orphan keeps a GPU.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import os
@@ -15,24 +16,34 @@ import signal
 import socket
 import sys
 import threading
-from typing import Any
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from justright.broker import RedisBroker, connect
-from justright.messages import Job, decode_as
+from justright.messages import FailureKind, Job, decode_as
 from justright.processes import die_with_parent
 from justright.settings import load_settings
+from worker.permission import Permission, read_permission
+
+if TYPE_CHECKING:
+    from worker.channel import Channel
+
+_ALIVE = 0.5  # seconds between two signs of life
 
 RECYCLE = 75  # exit code: start me again with a fresh process, then give me the same job
 
 
-def main(descriptor: int, allow_commands: bool) -> None:
+def main(descriptor: int, permission: Permission) -> None:
     """Serve jobs until the parent goes."""
     die_with_parent(signal.SIGKILL)  # the reading thread needs the GIL to notice its end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave_it_to_the_parent(os.getpid()))
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # where does it hang?
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(message)s")
-    line = socket.socket(fileno=descriptor)
-    jobs: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_read, args=(line, jobs), daemon=True).start()
+    line = _Line(socket.socket(fileno=descriptor))
+    line.start()
 
     import torch
 
@@ -43,27 +54,64 @@ def main(descriptor: int, allow_commands: bool) -> None:
     from worker.jobs import JobRunner
     from worker.training import pick_device
 
-    url = load_settings().redis_url.get_secret_value()
-    runner = JobRunner(Channel(RedisBroker(connect(url, patient=True))), allow_commands)
-    _write(line, {"ready": {"device": pick_device().type, "torch": torch.__version__}})
+    settings = load_settings()
+    url = settings.redis_url.get_secret_value()
+    line.channel = Channel(RedisBroker(connect(url, patient=True)))
+    runner = JobRunner(line.channel, permission, settings, line.alive)
+    line.write({"ready": {"device": pick_device().type, "torch": torch.__version__}})
     while True:
-        job = decode_as(Job, jobs.get())
+        job = decode_as(Job, line.jobs.get())
         if runner.outdated(job):
             os._exit(RECYCLE)
         runner.run(job)
-        _write(line, {"done": job.id})
+        line.write({"done": job.id})
 
 
-def _read(line: socket.socket, jobs: queue.Queue[str]) -> None:
-    with line.makefile("r", encoding="utf-8") as stream:
-        for text in stream:
-            jobs.put(json.loads(text)["job"])
-    os._exit(0)
+class _Line(threading.Thread):
+    """The line to the parent: jobs in, signs of life out."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        super().__init__(name="line", daemon=True)
+        self._connection = connection
+        self._alive = 0.0
+        self.jobs: queue.Queue[str] = queue.Queue()
+        self.channel: Channel | None = None
+
+    def run(self) -> None:
+        with self._connection.makefile("r", encoding="utf-8") as stream:
+            for text in stream:
+                message = json.loads(text)
+                if "leave" in message and self.channel is not None:
+                    self.channel.leave(message["leave"], FailureKind(message["failure"]))
+                elif "job" in message:
+                    self.jobs.put(message["job"])
+        os._exit(0)
+
+    def alive(self) -> None:
+        """Called from the training itself, however often: what hangs does not call it."""
+        now = time.monotonic()
+        if now - self._alive > _ALIVE:
+            self._alive = now
+            self.write({"alive": True})
+
+    def write(self, message: dict[str, Any]) -> None:
+        self._connection.sendall((json.dumps(message) + "\n").encode())
 
 
-def _write(line: socket.socket, message: dict[str, Any]) -> None:
-    line.sendall((json.dumps(message) + "\n").encode())
+def _leave_it_to_the_parent(own: int) -> Callable[[int, Any], None]:
+    """What SIGTERM does here: nothing, since the parent, which gets it as well, says what to do.
+
+    A process that the user's code has forked inherits this, and shall end as ever.
+    """
+
+    def ignore(number: int, _frame: Any) -> None:
+        if os.getpid() != own:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    return ignore
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), "--allow-commands" in sys.argv[2:])
+    _tasks = [text for before, text in pairwise(sys.argv[1:]) if before == "--tasks"]
+    main(int(sys.argv[1]), read_permission(_tasks, "--allow-commands" in sys.argv))

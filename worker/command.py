@@ -14,14 +14,17 @@ from collections import deque
 from dataclasses import dataclass
 
 from justright.errors import TaskError
-from justright.messages import Outcome, OutcomeKind, Report, TrialWork
+from justright.messages import OutcomeKind, TrialWork
 from justright.processes import die_with_parent, how_it_ended
-from worker.channel import Channel
+from justright.settings import SECRETS
+from worker.attempt import Attempt
 
 DEFAULT_METRICS = ("val_loss", "validation_loss", "valid_loss", "test_loss", "loss")
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?))"
 _POLL = 0.5  # seconds between looks at the decisions while the program says nothing
 _TAIL = 30  # lines of output kept to explain a failure
+_LONGEST = 65536  # characters of a line; what is longer counts as several
+_AHEAD = 1000  # lines that a program may be ahead of us; then it waits
 
 
 @dataclass
@@ -81,15 +84,9 @@ def fill_in(command: tuple[str, ...], work: TrialWork, epochs: int | None) -> li
 
 
 def run_command(
-    command: tuple[str, ...],
-    *,
-    study: str,
-    work: TrialWork,
-    epochs: int | None,
-    metric: str | None,
-    channel: Channel,
-) -> Outcome:
-    """Run the program once. Each line with the metric is one report: step 1, 2, ...
+    command: tuple[str, ...], attempt: Attempt, *, epochs: int | None, metric: str | None
+) -> None:
+    """Run the program once, and say how it ended. Each line with the metric is one report.
 
     Raises:
         TaskError: the program is not there, failed, or never printed the metric.
@@ -98,39 +95,44 @@ def run_command(
     tail: deque[str] = deque(maxlen=_TAIL)
     step = 0
     ended: tuple[OutcomeKind, str] | None = None
-    process = _start(fill_in(command, work, epochs))
+    process = _start(fill_in(command, attempt.work, epochs))
     lines = _Lines(process)
     while ended is None:
         line = lines.next(_POLL)
-        decision = channel.decision(work.number, work.attempt)
-        if decision is not None:
-            ended = (OutcomeKind.STOPPED, decision.reason)
+        told = attempt.told
+        if told is not None:
+            ended = (_ENDS[told.action], told.reason)
             break
         if line is None:
             break
+        if line:
+            attempt.alive()
         tail.append(line)
         value = reader.read(line)
         if value is None:
             continue
         step += 1
-        channel.send(_report(study, work, step, value))
+        attempt.report(step, value)
         if not math.isfinite(value):
             ended = (OutcomeKind.DIVERGED, f"the program printed {reader.name} {value}")
     if ended is None:
         process.wait()
     _end(process)
+    if ended is None and process.returncode and attempt.told is not None:
+        ended = (OutcomeKind.FAILED, attempt.told.reason)  # it got our SIGTERM before we did
     if ended is None:
         _check_end(process.returncode, step, metric, "".join(tail))
         ended = (OutcomeKind.COMPLETE, "")
     kind, reason = ended
-    return Outcome(
-        study=study,
-        trial=work.number,
-        attempt=work.attempt,
-        kind=kind,
-        step=step,
-        reason=reason,
-    )
+    attempt.end(kind, step=step, reason=reason)
+
+
+# A program cannot go on from where it is: paused or given back, it begins anew another time.
+_ENDS = {
+    "stop": OutcomeKind.STOPPED,
+    "pause": OutcomeKind.PAUSED,
+    "leave": OutcomeKind.FAILED,
+}
 
 
 class _Lines:
@@ -138,12 +140,12 @@ class _Lines:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self._queue: queue.Queue[str | None] = queue.Queue()
+        self._queue: queue.Queue[str | None] = queue.Queue(_AHEAD)
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
+        while line := self._process.stdout.readline(_LONGEST):
             self._queue.put(line)
         self._queue.put(None)
 
@@ -174,6 +176,7 @@ def _start(arguments: list[str]) -> subprocess.Popen[str]:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            env=_environment(),
             process_group=0,  # so that all it has started can be ended with it
             preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )
@@ -181,14 +184,9 @@ def _start(arguments: list[str]) -> subprocess.Popen[str]:
         raise TaskError(f"cannot run {arguments[0]!r}: {error.strerror}.") from None
 
 
-def _report(study: str, work: TrialWork, step: int, value: float) -> Report:
-    return Report(
-        study=study,
-        trial=work.number,
-        attempt=work.attempt,
-        step=step,
-        loss=value if math.isfinite(value) else None,
-    )
+def _environment() -> dict[str, str]:
+    """Ours without what opens Redis or signs jobs: a program needs none of it."""
+    return {name: value for name, value in os.environ.items() if name not in SECRETS}
 
 
 def _check_end(code: int, step: int, metric: str | None, tail: str) -> None:

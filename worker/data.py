@@ -63,6 +63,9 @@ class LoaderBatches:
     def __iter__(self) -> Iterator[Batch]:
         for generator in _generators(self._loader):
             generator.manual_seed(int(torch.randint(2**62, ())))
+        if self._loader.persistent_workers:
+            # They would go on with the random numbers of whatever they loaded before.
+            self._loader._iterator = None
         for batch in self._loader:
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise TaskError(

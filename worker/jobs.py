@@ -5,7 +5,9 @@ Trials of one job are trained epoch by epoch in turn, so that all are compared a
 
 from __future__ import annotations
 
+import errno
 import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,37 +15,57 @@ import torch
 
 from justright.errors import JustrightError, RefusedJob, UsageError, UserCodeError
 from justright.messages import (
+    Decision,
     Failure,
     FailureKind,
     Inspection,
     Job,
-    Outcome,
     OutcomeKind,
-    Report,
     TrialWork,
 )
+from justright.settings import Settings
 from justright.task import Task
+from worker.artifacts import Artifacts
+from worker.attempt import Attempt
 from worker.channel import Channel
+from worker.checkpoints import Checkpoints
 from worker.command import run_command
 from worker.loading import CommandLine, Objective, SourceWatch, load
 from worker.objective import run_objective
-from worker.training import EpochResult, TaskTrainer, TrialTraining, pick_device
+from worker.permission import Permission
+from worker.training import TaskTrainer, TrialTraining, pick_device, random_state
 
 log = logging.getLogger(__name__)
 
-
+_FOR_GOOD = (OutcomeKind.COMPLETE, OutcomeKind.STOPPED, OutcomeKind.DIVERGED)
 _POISON = ("CUDA error", "cuBLAS", "CUBLAS_STATUS", "cuDNN", "CUDNN_STATUS")
 
 
 def is_poison(error: BaseException) -> bool:
     """Whether the error, or one that it came from, leaves the GPU's context unusable."""
+    return any(
+        not isinstance(cause, torch.OutOfMemoryError)
+        and any(text in str(cause) for text in _POISON)
+        for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what it came from."""
     cause: BaseException | None = error
     while cause is not None:
-        out_of_memory = isinstance(cause, torch.OutOfMemoryError)
-        if not out_of_memory and any(text in str(cause) for text in _POISON):
-            return True
+        yield cause
         cause = cause.__cause__
-    return False
+
+
+def _want(error: BaseException) -> FailureKind | None:
+    """What the machine had too little of, where that was the error."""
+    for cause in _causes(error):
+        if isinstance(cause, (torch.OutOfMemoryError, MemoryError)):
+            return FailureKind.MEMORY
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return FailureKind.DISK
+    return None
 
 
 def _home(job: Job) -> str:
@@ -62,8 +84,9 @@ def failure_of(error: Exception) -> Failure:
     message = _text(str(error))
     if isinstance(error, UserCodeError):
         traceback = _text(error.traceback)
-        return Failure(kind=FailureKind.USER, message=message, traceback=traceback)
-    kind = (
+        kind = _want(error) or FailureKind.USER
+        return Failure(kind=kind, message=message, traceback=traceback)
+    kind = _want(error) or (
         FailureKind.USAGE
         if isinstance(error, UsageError)
         else FailureKind.REFUSED
@@ -83,12 +106,42 @@ class _Loaded:
     what: TaskTrainer | Objective | CommandLine
 
 
+@dataclass
+class _Running:
+    """A trial of a task in training."""
+
+    attempt: Attempt
+    training: TrialTraining
+    checkpoints: Checkpoints | None
+
+    def save(self) -> bool:
+        """Write a checkpoint of it as it is; whether there is one now."""
+        if self.checkpoints is None:
+            return False
+        state = self.training.state() | {"losses": dict(self.attempt.losses)}
+        return self.checkpoints.save(state, self.training.epoch, self.training.batch)
+
+    def end(self, kind: OutcomeKind, reason: str = "", failure: Failure | None = None) -> None:
+        self.attempt.end(kind, step=self.training.epoch, reason=reason, failure=failure)
+        if self.checkpoints is not None and kind in _FOR_GOOD:
+            self.attempt.channel.flush()  # else a kill in between would begin it anew
+            self.checkpoints.clear()
+
+
 class JobRunner:
     """Keeps a task, its data and its device between jobs."""
 
-    def __init__(self, channel: Channel, allow_commands: bool) -> None:
-        self._channel = channel
-        self._allow_commands = allow_commands
+    def __init__(
+        self,
+        channel: Channel,
+        permission: Permission,
+        settings: Settings,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``alive`` is called again and again while something goes on."""
+        self._channel, self._permission, self._alive = channel, permission, alive
+        self._artifacts = Artifacts(settings.artifact_place)
+        self._checkpoint_every = settings.checkpoint
         self._device: torch.device | None = None
         self._loaded: _Loaded | None = None
         self._sources = SourceWatch()
@@ -109,7 +162,9 @@ class JobRunner:
         """Do the job. Every trial ends with an outcome; nothing is raised for the user's faults."""
         self._channel.watch(job.study, [work.number for work in job.trials])
         try:
-            if job.trials:
+            if job.tidy:
+                self._artifacts.remove(job.place)
+            elif job.trials:
                 self._train(job)
             else:
                 self._channel.send(self._inspect(job))
@@ -117,8 +172,8 @@ class JobRunner:
             if not isinstance(error, JustrightError):
                 log.exception("job %s failed where no fault was expected", job.id)
             for work in job.trials:  # those that have ended already are not changed by it
-                self._fail(job, work, 0, error)
-            if not job.trials:
+                self._fail(self._attempt(job, work), error)
+            if not job.trials and not job.tidy:
                 failure = self._failure(error)
                 self._channel.send(Inspection(study=job.study, job=job.id, failure=failure))
         finally:
@@ -126,33 +181,24 @@ class JobRunner:
             self._channel.flush()
             self._channel.watch("", ())
 
+    def _attempt(self, job: Job, work: TrialWork) -> Attempt:
+        return Attempt(job.study, work, self._channel, self._alive)
+
     def _failure(self, error: Exception) -> Failure:
         """The error in words. After one of the GPU the next job needs a new process."""
         self._spent = self._spent or is_poison(error)
         return failure_of(error)
 
-    def _fail(self, job: Job, work: TrialWork, step: int, error: Exception) -> None:
-        log.warning("trial %d failed: %s", work.number, error)
-        self._channel.send(
-            Outcome(
-                study=job.study,
-                trial=work.number,
-                attempt=work.attempt,
-                kind=OutcomeKind.FAILED,
-                step=step,
-                failure=self._failure(error),
-            )
-        )
+    def _fail(self, attempt: Attempt, error: Exception, step: int = 0) -> None:
+        log.warning("trial %d failed: %s", attempt.work.number, error)
+        attempt.end(OutcomeKind.FAILED, step=step, failure=self._failure(error))
 
     def _load(self, job: Job) -> TaskTrainer | Objective | CommandLine:
         key = (job.task.model_dump_json(), job.epochs)
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # frees the old task's data first
+            self._permission.check(job.task)
             self._home = _home(job) or self._home
-            if job.task.command and not self._allow_commands:
-                raise RefusedJob(
-                    "this worker runs no command lines; start it with --allow-commands to let it."
-                )
             try:
                 found = load(job.task)
             finally:
@@ -191,73 +237,104 @@ class JobRunner:
             self._train_task(job, what)
             return
         for work in job.trials:
+            attempt = self._attempt(job, work)
             try:
                 if isinstance(what, Objective):
-                    outcome = run_objective(what, job.study, work, self._channel)
+                    run_objective(what, attempt)
                 else:
-                    outcome = run_command(
-                        what.command,
-                        study=job.study,
-                        work=work,
-                        epochs=job.epochs,
-                        metric=job.metric,
-                        channel=self._channel,
-                    )
+                    run_command(what.command, attempt, epochs=job.epochs, metric=job.metric)
             except JustrightError as error:
-                self._fail(job, work, 0, error)
-            else:
-                self._channel.send(outcome)
+                self._fail(attempt, error)
+
+    # -- tasks, epoch by epoch --------------------------------------------------------------------
 
     def _train_task(self, job: Job, trainer: TaskTrainer) -> None:
         until = min(job.until or trainer.epochs, trainer.epochs)
-        trials: list[TrialTraining] = []
+        running: list[_Running] = []
         for work in job.trials:
+            attempt = self._attempt(job, work)
             try:
-                trials.append(trainer.start(work))
+                running.append(self._begin(job, trainer, attempt))
             except JustrightError as error:
-                self._fail(job, work, 0, error)
-        while trials:
-            trials = [trial for trial in trials if self._one_epoch(job, trainer, trial, until)]
+                self._fail(attempt, error)
+        while running:
+            running = [one for one in running if self._one_epoch(trainer, one, until)]
 
-    def _one_epoch(self, job: Job, trainer: TaskTrainer, trial: TrialTraining, until: int) -> bool:
+    def _begin(self, job: Job, trainer: TaskTrainer, attempt: Attempt) -> _Running:
+        """The trial at its last checkpoint that can be used, else at its beginning."""
+        work = attempt.work
+        checkpoints = None
+        if job.place:
+            folder = f"{job.place}/{work.number}"
+            every = self._checkpoint_every
+            checkpoints = Checkpoints(self._artifacts, folder, work.attempt, every)
+        training = trainer.start(work)
+        # A first attempt has nothing to go on from: a store far away need not be asked.
+        for state in checkpoints.states() if checkpoints and work.attempt > 1 else ():
+            try:
+                training.restore(state)
+                attempt.losses = dict(state["losses"])
+            except Exception as error:  # as many as there are ways in which a model can differ
+                log.warning("a checkpoint of trial %d does not fit: %s", work.number, error)
+                training = trainer.start(work)
+                continue
+            log.info("trial %d goes on after epoch %d", work.number, training.epoch)
+            break
+        return _Running(attempt, training, checkpoints)
+
+    def _one_epoch(self, trainer: TaskTrainer, one: _Running, until: int) -> bool:
         """Train one trial for one epoch and report it; False when its attempt has ended."""
-        work = trial.work
-        try:
-            result = trainer.train_epoch(trial)
-        except JustrightError as error:
-            self._fail(job, work, trial.epoch, error)
+        attempt, training = one.attempt, one.training
+        told = attempt.told
+        if training.epoch < until and not self._leaves(one, told):
+            try:
+                result = trainer.train_epoch(training, lambda: self._between_batches(one))
+            except JustrightError as error:
+                one.end(OutcomeKind.FAILED, failure=self._failure(error))
+                return False
+            if result is not None:
+                attempt.report(result.epoch, result.loss, result.train_loss, result.seconds)
+                told = attempt.told
+                if result.diverged:
+                    one.end(OutcomeKind.DIVERGED, result.diverged)
+                    return False
+            else:
+                told = attempt.told
+        return self._after_epoch(one, told, until, trainer.epochs)
+
+    def _after_epoch(self, one: _Running, told: Decision | None, until: int, horizon: int) -> bool:
+        """What comes of a trial between epochs or batches; False when its attempt has ended."""
+        if one.training.epoch >= until:
+            if until < horizon:
+                one.save()
+            one.end(OutcomeKind.COMPLETE if until >= horizon else OutcomeKind.PAUSED)
             return False
-        self._channel.send(_report(job, work, result))
-        decision = self._channel.decision(work.number, work.attempt)
-        if result.diverged:
-            ended, reason = OutcomeKind.DIVERGED, result.diverged
-        elif result.epoch >= until:
-            horizon = until >= trainer.epochs
-            ended, reason = (OutcomeKind.COMPLETE if horizon else OutcomeKind.PAUSED), ""
-        elif decision is not None:
-            ended, reason = OutcomeKind.STOPPED, decision.reason
-        else:
+        if told is None:
+            if one.checkpoints is not None and one.checkpoints.due:
+                one.save()
             return True
-        self._channel.send(
-            Outcome(
-                study=job.study,
-                trial=work.number,
-                attempt=work.attempt,
-                kind=ended,
-                step=result.epoch,
-                reason=reason,
-            )
-        )
+        if told.action == "stop":
+            one.end(OutcomeKind.STOPPED, told.reason)
+            return False
+        one.save()
+        if told.action == "pause":
+            one.end(OutcomeKind.PAUSED)
+        else:
+            one.end(OutcomeKind.FAILED, told.reason)
         return False
 
+    def _leaves(self, one: _Running, told: Decision | None) -> bool:
+        """Whether a trial shall not even begin its next epoch: all others act at their report."""
+        return told is not None and told.action == "leave"
 
-def _report(job: Job, work: TrialWork, result: EpochResult) -> Report:
-    return Report(
-        study=job.study,
-        trial=work.number,
-        attempt=work.attempt,
-        step=result.epoch,
-        loss=result.loss,
-        train_loss=result.train_loss,
-        seconds=result.seconds,
-    )
+    def _between_batches(self, one: _Running) -> bool:
+        """Between two batches: give a sign of life, save now and then; True: stop here."""
+        self._alive()
+        if self._channel.leaving is not None:
+            one.training.random = random_state()
+            return True
+        if one.checkpoints is not None and one.checkpoints.due:
+            one.training.random = random_state()
+            one.save()
+            one.training.random = {}
+        return False

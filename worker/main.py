@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -11,17 +12,22 @@ import socket
 import subprocess
 import sys
 import uuid
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from justright.errors import UsageError
 from justright.processes import die_with_parent
 from justright.settings import Settings
+from worker.permission import read_permission
 
 if TYPE_CHECKING:
-    from worker.warm import Child
+    from worker.process import Child
 
 log = logging.getLogger(__name__)
 
+
+_SHARE = 0.8  # of the machine's memory that its trainings may hold, where --memory does not say
 
 # A number, or as NVIDIA names GPUs and their slices: GPU-..., MIG-...
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
@@ -65,27 +71,56 @@ def run_workers(
     lanes: str,
     pool: str,
     allow_commands: bool,
+    tasks: Sequence[str] = (),
+    memory: float | None = None,
     threads: int | None = None,
 ) -> int:
-    """Serve until told to stop; returns the exit code."""
+    """Serve until told to stop; returns the exit code.
+
+    ``memory``: GiB that the training process of one worker may hold.
+    """
     chosen = choose_gpus(gpus)
     if lanes != "auto" and not (lanes.isdigit() and int(lanes) > 0):
         raise UsageError(f"--lanes: found {lanes!r}, expected auto or a positive whole number")
     if threads is not None and threads < 1:
         raise UsageError(f"--threads: found {threads}, expected a positive whole number")
+    if memory is not None and not memory > 0:
+        raise UsageError(f"--memory: found {memory:g}, expected a number of GiB above 0")
+    settings.signer()  # without a secret nothing is started
+    limit = (
+        memory * 2**30 if memory is not None else _SHARE * machine_memory() / max(1, len(chosen))
+    )
+    rights = _rights(allow_commands, tasks)
     if len(chosen) > 1:
-        return _run_fleet(chosen, lanes, pool, allow_commands)
+        return _run_fleet(chosen, [*rights, "--memory", f"{limit / 2**30:.3f}"], lanes, pool)
     environment = {"CUDA_VISIBLE_DEVICES": chosen[0] if chosen else ""}
     if threads is not None:
         environment |= {"JUSTRIGHT_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
-    return _run_one(settings, environment, lanes, pool, allow_commands)
+    return _run_one(settings, environment, lanes, pool, rights, limit)
 
 
-def _run_fleet(gpus: list[str], lanes: str, pool: str, allow_commands: bool) -> int:
+def machine_memory() -> float:
+    """Bytes of memory that this machine, or the container that we are in, has."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):
+        return min(pages, float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return float(pages)
+
+
+def _rights(allow_commands: bool, tasks: Sequence[str]) -> list[str]:
+    """The options that say what a worker may run."""
+    named = read_permission(tasks, allow_commands)
+    log.info("this worker runs tasks under %s", str(named) or "no folder (--tasks)")
+    rights = ["--allow-commands"] if allow_commands else []
+    for place in (*named.folders, *named.packages):
+        rights += ["--tasks", str(place)]
+    return rights
+
+
+def _run_fleet(gpus: list[str], options: list[str], lanes: str, pool: str) -> int:
     """One process for each GPU; ends when all have ended."""
     base = [sys.executable, "-P", "-m", "justright", "worker", "--lanes", lanes, "--pool", pool]
-    if allow_commands:
-        base.append("--allow-commands")
+    base += options
     workers = [
         subprocess.Popen([*base, "--gpus", gpu], preexec_fn=lambda: die_with_parent(signal.SIGTERM))
         for gpu in gpus
@@ -101,25 +136,35 @@ def _run_fleet(gpus: list[str], lanes: str, pool: str, allow_commands: bool) -> 
 
 
 def _run_one(
-    settings: Settings, environment: dict[str, str], lanes: str, pool: str, allow_commands: bool
+    settings: Settings,
+    environment: dict[str, str],
+    lanes: str,
+    pool: str,
+    rights: list[str],
+    memory: float,
 ) -> int:
-    from worker.warm import Child
+    from worker.process import Child
 
     # Before anything slow of our own: its import of torch is what a first trial waits for.
-    child = Child(environment, ["--allow-commands"] if allow_commands else [])
+    child = Child(environment, rights)
     try:
-        return _serve(settings, environment, lanes, pool, child)
+        return _serve(settings, environment, lanes, pool, child, memory)
     finally:
         child.kill()
 
 
 def _serve(
-    settings: Settings, environment: dict[str, str], lanes: str, pool: str, child: Child
+    settings: Settings,
+    environment: dict[str, str],
+    lanes: str,
+    pool: str,
+    child: Child,
+    memory: float,
 ) -> int:
     from justright.broker import RedisBroker, connect
     from justright.messages import Hello, WorkerInfo
     from justright.queue import pool_queue
-    from worker.warm import Heart, WarmWorker, await_child
+    from worker.warm import Heart, Limits, WarmWorker, await_child
 
     url = settings.redis_url.get_secret_value()
     connect(url, patient=False).close()  # a wrong address is told at once, not in minutes
@@ -140,5 +185,7 @@ def _serve(
     await_child(child, heart)
     log.info("worker %s serves pool %s", info.name, pool)
     queue = pool_queue(pool, connect(url, patient=True))
-    WarmWorker(queue, broker, heart, child).work(logging_level="WARNING")
+    limits = Limits(settings.lease, settings.grace, memory)
+    worker = WarmWorker(queue, broker, settings.signer(), heart, child, limits)
+    worker.work(logging_level="WARNING")
     return 0

@@ -13,8 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from justright.errors import TaskError
-from justright.messages import Outcome, OutcomeKind, Report, Space, TrialWork
-from worker.channel import Channel
+from justright.messages import (
+    Decision,
+    OutcomeKind,
+    Space,
+    TrialWork,
+)
+from worker.attempt import Attempt
 from worker.loading import Objective, user_code
 
 LR_NAMES = ("lr", "learning_rate")
@@ -24,15 +29,17 @@ LR_NAMES = ("lr", "learning_rate")
 class ObjectiveTrial:
     """Stands in for ``optuna.Trial``: the part of it that an objective uses."""
 
-    study_name: str
-    work: TrialWork
+    attempt: Attempt
     arguments: dict[str, Any]
-    channel: Channel
     lr: float = 0.0  #: The rate that was handed out; 0 before it was asked for.
     lr_name: str = ""  #: The name under which it was asked for.
     last_step: int = 0
     lowest: float | None = None
     user_attrs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def work(self) -> TrialWork:
+        return self.attempt.work
 
     @property
     def number(self) -> int:
@@ -60,8 +67,8 @@ class ObjectiveTrial:
                 f"the objective asked for {name!r} from {low:g} to {high:g}, expected "
                 "0 < low < high: a learning rate is searched on a log scale."
             )
-        space = Space(study=self.study_name, trial=self.work.number, low=low, high=high)
-        self.channel.send(space)
+        space = Space(study=self.attempt.study, trial=self.work.number, low=low, high=high)
+        self.attempt.channel.send(space)
         if not low <= self.work.lr <= high:
             raise _OutOfRange(f"outside of the range that the objective asks for, {low:g}:{high:g}")
         self.lr = self.work.lr
@@ -90,22 +97,21 @@ class ObjectiveTrial:
         self.last_step = step
         if math.isfinite(loss):
             self.lowest = loss if self.lowest is None else min(loss, self.lowest)
-        self.channel.send(
-            Report(
-                study=self.study_name,
-                trial=self.work.number,
-                attempt=self.work.attempt,
-                step=step,
-                loss=loss if math.isfinite(loss) else None,
-            )
-        )
+        self.attempt.report(step, loss)
         if not math.isfinite(loss):
             raise _Diverged(f"the objective reported {loss} at step {step}")
 
     def should_prune(self) -> bool:
-        """Whether the orchestrator has told this trial to stop."""
-        self.channel.flush()
-        return self.channel.decision(self.work.number, self.work.attempt) is not None
+        """Whether the orchestrator has told this trial to stop.
+
+        Told to pause or to leave, the objective ends right here: it cannot go on elsewhere from
+        where it is, so its next attempt begins anew.
+        """
+        self.attempt.channel.flush()
+        told = self.attempt.told
+        if told is not None and told.action != "stop":
+            raise _Interrupted(told)
+        return told is not None
 
     def set_user_attr(self, key: str, value: Any) -> None:
         self.user_attrs[key] = value
@@ -115,31 +121,48 @@ class _Diverged(BaseException):
     """Leaves the objective at once, through any ``except Exception`` of its own."""
 
 
+class _Interrupted(BaseException):
+    """The trial is to end here, to begin anew another time."""
+
+    def __init__(self, told: Decision) -> None:
+        super().__init__(told.reason)
+        self.told = told
+
+
 class _OutOfRange(BaseException):
     """The job's rate is none of the objective's: nothing is trained."""
 
 
-def run_objective(objective: Objective, study: str, work: TrialWork, channel: Channel) -> Outcome:
-    """Call the objective once; returns how the attempt ended (a failure raises)."""
-    trial = ObjectiveTrial(study, work, objective.arguments, channel)
-    ended: Callable[..., Outcome] = lambda kind, **extra: Outcome(  # noqa: E731
-        study=study,
-        trial=work.number,
-        attempt=work.attempt,
-        kind=kind,
-        step=trial.last_step,
-        **extra,
-    )
+def run_objective(objective: Objective, attempt: Attempt) -> None:
+    """Call the objective once, and say how the attempt ended. A failure raises.
+
+    Raises:
+        UserCodeError: the objective raised.
+        TaskError: it asked for or returned what cannot be.
+    """
+    trial = ObjectiveTrial(attempt, objective.arguments)
+    kind, reason, value = _outcome(objective, trial)
+    attempt.end(kind, step=trial.last_step, reason=reason, value=value)
+
+
+def _outcome(objective: Objective, trial: ObjectiveTrial) -> tuple[OutcomeKind, str, float | None]:
+    """How a call of the objective ended: kind, reason, value."""
     try:
         value = user_code(lambda: _call(objective.function, trial))
     except _Diverged as error:
-        return ended(OutcomeKind.DIVERGED, reason=str(error))
+        return OutcomeKind.DIVERGED, str(error), None
     except _OutOfRange as error:
-        return ended(OutcomeKind.STOPPED, reason=str(error))
+        return OutcomeKind.STOPPED, str(error), None
+    except _Interrupted as error:
+        paused = error.told.action == "pause"
+        return OutcomeKind.PAUSED if paused else OutcomeKind.FAILED, error.told.reason, None
     if value is _PRUNED:
-        decision = channel.decision(work.number, work.attempt)
-        reason = decision.reason if decision else "the objective raised TrialPruned"
-        return ended(OutcomeKind.STOPPED, reason=reason)
+        told = trial.attempt.told
+        return (
+            OutcomeKind.STOPPED,
+            told.reason if told else "the objective raised TrialPruned",
+            None,
+        )
     try:
         value = float(value)  # as Optuna does: NumPy's numbers and one-element tensors are some
     except (TypeError, ValueError, RuntimeError):
@@ -152,8 +175,8 @@ def run_objective(objective: Objective, study: str, work: TrialWork, channel: Ch
             "low, high, log=True)."
         )
     if not math.isfinite(value):
-        return ended(OutcomeKind.DIVERGED, reason=f"the objective returned {value}")
-    return ended(OutcomeKind.COMPLETE, value=float(value))
+        return OutcomeKind.DIVERGED, f"the objective returned {value}", None
+    return OutcomeKind.COMPLETE, "", value
 
 
 _PRUNED = object()

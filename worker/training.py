@@ -1,7 +1,8 @@
 """Trains the trials of a Task: the loop, and the explicit state that it needs.
 
-Randomness has no state of its own: each epoch begins by seeding from (seed, epoch), so an epoch
-gives the same losses whatever was trained before it in this process.
+Randomness is seeded from (seed, epoch) at the beginning of each epoch, so an epoch gives the same
+losses whatever was trained before it in this process. Between two batches all that an interrupted
+epoch needs is in ``TrialTraining``: it goes on to the same losses, in any process.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -61,7 +63,47 @@ class TrialTraining:
     optimizer: torch.optim.Optimizer
     base_rates: list[float]  #: The rate of each parameter group before the schedule's factor.
     factor: Callable[[float], float]  #: The schedule.
-    epoch: int = 0
+    epoch: int = 0  #: Whole ones.
+    batch: int = 0  #: Batches of the next epoch that are done.
+    total: torch.Tensor | None = None  #: Sum of their losses.
+    seen: int = 0  #: Their samples.
+    seconds: float = 0.0  #: Time spent on them.
+    random: dict[str, Any] = field(default_factory=dict)  #: Where randomness stands after them.
+
+    def state(self) -> dict[str, Any]:
+        """All of it as tensors and plain values. Not while a batch is under way."""
+        return {
+            "lr": self.work.lr,
+            "seed": self.work.seed,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "kind": type(self.optimizer).__name__,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "total": self.total,
+            "seen": self.seen,
+            "seconds": self.seconds,
+            "random": self.random,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state; this object must be new.
+
+        Raises:
+            ValueError: it is that of another trial.
+            Exception: whatever torch raises for weights that do not fit.
+        """
+        if (state["lr"], state["seed"]) != (self.work.lr, self.work.seed):
+            raise ValueError(f"it is of another trial: lr {state['lr']:g}, seed {state['seed']}")
+        self.model.load_state_dict(state["model"])
+        if state["kind"] != type(self.optimizer).__name__:  # torch takes it, and fails in a step
+            raise ValueError(f"it is of another optimizer: {state['kind']}")
+        self.optimizer.load_state_dict(state["optimizer"])
+        total = state["total"]
+        device = next(self.model.parameters()).device
+        self.total = total.to(device) if total is not None else None
+        self.epoch, self.batch, self.seen = state["epoch"], state["batch"], state["seen"]
+        self.seconds, self.random = state["seconds"], state["random"]
 
 
 class TaskTrainer:
@@ -128,12 +170,22 @@ class TaskTrainer:
             chosen = "constant"
         return TrialTraining(work, model, optimizer, rates, schedule(chosen))
 
-    def train_epoch(self, trial: TrialTraining) -> EpochResult:
-        """One pass over the training data, then the validation loss."""
+    def train_epoch(
+        self, trial: TrialTraining, interrupted: Callable[[], bool] = lambda: False
+    ) -> EpochResult | None:
+        """One pass over the training data, or the rest of one, then the validation loss.
+
+        ``interrupted`` is asked after each batch but the last; once it says so, None is returned,
+        and the trial stands between two batches.
+        """
         began = time.perf_counter()
-        _seed(trial.work.seed, trial.epoch + 1)
-        train_loss = user_code(lambda: self._pass(trial))
-        trial.epoch += 1
+        whole = user_code(lambda: self._pass(trial, interrupted))
+        if not whole:
+            trial.seconds += time.perf_counter() - began
+            return None
+        train_loss = float(whole[0]) / max(1, trial.seen)
+        trial.epoch, trial.batch, trial.seen, trial.total = trial.epoch + 1, 0, 0, None
+        before, trial.seconds = trial.seconds, 0.0
         loss = train_loss
         if self._validation is not None and math.isfinite(train_loss):
             loss = user_code(lambda: self.validate(trial.model))
@@ -142,17 +194,28 @@ class TaskTrainer:
             loss=loss if math.isfinite(loss) else None,
             train_loss=train_loss if math.isfinite(train_loss) else None,
             diverged=self._divergence(loss, trial.epoch),
-            seconds=time.perf_counter() - began,
+            seconds=before + time.perf_counter() - began,
         )
 
-    def _pass(self, trial: TrialTraining) -> float:
-        """Train on every batch once; returns the mean loss, nan or inf as soon as it is that."""
+    def _pass(
+        self, trial: TrialTraining, interrupted: Callable[[], bool]
+    ) -> tuple[torch.Tensor] | None:
+        """Train on every batch that is left; returns the sum of all losses, None if interrupted.
+
+        The sum is nan or inf as soon as a loss is.
+        """
         model, optimizer = trial.model, trial.optimizer
         model.train()
         steps = len(self._train)
-        total = torch.zeros((), device=self.device)
-        seen = 0
-        for index, (inputs, targets) in enumerate(self._train):
+        _seed(trial.work.seed, trial.epoch + 1)
+        total = torch.zeros((), device=self.device) if trial.total is None else trial.total
+        batches = enumerate(self._train)
+        for _ in islice(batches, trial.batch):
+            pass  # the same order again, up to where it was interrupted
+        if trial.random:
+            _set_random_state(trial.random)
+            trial.random = {}
+        for index, (inputs, targets) in batches:
             factor = trial.factor((trial.epoch * steps + index) / (self.epochs * steps))
             for group, rate in zip(optimizer.param_groups, trial.base_rates, strict=True):
                 group["lr"] = rate * factor
@@ -162,10 +225,14 @@ class TaskTrainer:
             optimizer.step()
             count = len(targets)
             total += loss.detach() * count
-            seen += count
+            trial.seen += count
             if index % _CHECK_EVERY == _CHECK_EVERY - 1 and not torch.isfinite(total):
                 break
-        return float(total) / max(1, seen)
+            if index + 1 < steps:
+                trial.batch, trial.total = index + 1, total
+                if interrupted():
+                    return None
+        return (total,)
 
     @torch.no_grad()  # not inference_mode: a tensor that the task keeps must serve training, too
     def validate(self, model: torch.nn.Module) -> float:
@@ -270,6 +337,28 @@ def _shape(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"shape {tuple(value.shape)} ({str(value.dtype).removeprefix('torch.')})"
     return f"type {type(value).__name__}"
+
+
+def random_state() -> dict[str, Any]:
+    """Where all generators stand, as tensors and plain values."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, cached],
+        "python": random.getstate(),
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(generator, device)
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
 
 
 def _seed(seed: int, epoch: int) -> None:

@@ -6,16 +6,11 @@ bookkeeping stays in the parent and the training in a child that was started onc
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import select
-import signal
-import socket
-import subprocess
-import sys
+import math
 import threading
 import time
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
@@ -27,7 +22,7 @@ from rq.timeouts import BaseDeathPenalty
 from rq.worker import Worker
 
 from justright.broker import Broker
-from justright.errors import JustrightError, MessageError
+from justright.errors import ForgedMessage, MessageError
 from justright.messages import (
     Event,
     Failure,
@@ -36,92 +31,25 @@ from justright.messages import (
     Job,
     Outcome,
     OutcomeKind,
+    Refused,
     Started,
     WorkerInfo,
     decode_as,
 )
-from justright.processes import end_within, how_it_ended, kill_session
+from justright.processes import end_within
 from justright.queue import TrainingJob
+from justright.signing import Signer
 from worker.child import RECYCLE
+from worker.process import Child, ChildDied
 
 log = logging.getLogger(__name__)
 
 _LOOK = 0.2  # seconds between looks at a running child
 _RQ_HEARTBEAT = 15.0
-_GRACE = 8.0  # seconds from SIGTERM to the end, should Redis be away
+_LAST_WORDS = 3.0  # seconds beyond its grace that a worker has to tell Redis
+_HURRY = 2.0  # seconds that a second SIGTERM leaves
+_SAME_SIGNAL = 1.0  # seconds within which two are taken for one, sent to us and to our group
 _START_PATIENCE = 300.0  # seconds for a child to import torch
-
-
-class ChildDied(JustrightError):
-    """The training process ended in the middle of its work."""
-
-
-class Child:
-    """The training process and the line to it."""
-
-    def __init__(self, environment: dict[str, str], options: list[str]) -> None:
-        self._environment, self._options = environment, options
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "worker.child", str(theirs.fileno()), *options],
-                pass_fds=[theirs.fileno()],
-                env=os.environ | environment,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        self._line = ours
-        self._pending = b""
-        self._ended = False
-
-    def fresh(self) -> Child:
-        """End this process and start another one like it."""
-        self.kill()
-        return Child(self._environment, self._options)
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Write one line to the child; a dead child is noticed by the next ``receive``."""
-        try:
-            self._line.sendall((json.dumps(message) + "\n").encode())
-        except OSError:
-            log.warning("the training process does not take its job")
-
-    def receive(self, seconds: float) -> dict[str, Any] | None:
-        """The child's next line, or None where there is none within ``seconds``.
-
-        Raises:
-            ChildDied: the process has ended; the message says how.
-        """
-        end = time.monotonic() + seconds
-        while b"\n" not in self._pending:
-            left = max(0.0, end - time.monotonic())
-            if not select.select([self._line], [], [], left)[0]:
-                return None
-            piece = self._line.recv(65536)
-            if not piece:
-                self._explain_death()
-            self._pending += piece
-        line, _, self._pending = self._pending.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
-        return message
-
-    def _explain_death(self) -> None:
-        try:
-            code = self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            code = self.process.returncode
-        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        raise ChildDied(f"the training process ended with {how_it_ended(code)}{hint}")
-
-    def kill(self) -> None:
-        """End the process and everything it started, now. Once: its id may be another's later."""
-        if self._ended:
-            return
-        self._ended = True
-        kill_session(self.process.pid)
-        self.process.wait()
-        self._line.close()
 
 
 class Heart(threading.Thread):
@@ -133,6 +61,7 @@ class Heart(threading.Thread):
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self.info = info
+        self.lost = ""  #: The job whose lease is ours no more.
 
     def run(self) -> None:
         while not self._ended.wait(self._lease / 4):
@@ -143,7 +72,8 @@ class Heart(threading.Thread):
         with self._lock:
             self.info = self.info.model_copy(update=changes)
             try:
-                self._broker.beat(self.info, self._lease)
+                if not self._broker.beat(self.info, self._lease):
+                    self.lost = self.info.job or ""
             except (redis.RedisError, OSError) as error:
                 log.warning("Redis is away (%s); the training goes on", type(error).__name__)
 
@@ -152,6 +82,16 @@ class Heart(threading.Thread):
         self._ended.set()
         with self._lock:
             self._broker.leave(self.info)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a training may take."""
+
+    lease: float  #: Seconds without a heartbeat until the orchestrator takes a job back.
+    grace: float  #: Seconds to save and leave in.
+    memory: float  #: Bytes of its process.
+    stall: float = 3600.0  #: Seconds without a sign of life, where the study does not say.
 
 
 class NoDeathPenalty(BaseDeathPenalty):
@@ -170,7 +110,15 @@ class WarmWorker(Worker):
     death_penalty_class = NoDeathPenalty
     job_class = TrainingJob
 
-    def __init__(self, queue: Queue, broker: Broker, heart: Heart, child: Child) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        broker: Broker,
+        signer: Signer,
+        heart: Heart,
+        child: Child,
+        limits: Limits,
+    ) -> None:
         super().__init__(
             [queue],
             name=heart.info.name,
@@ -180,7 +128,9 @@ class WarmWorker(Worker):
             log_job_description=False,
         )
         self.log_result_lifespan = False
-        self._broker, self._heart, self._child = broker, heart, child
+        self._broker, self._signer, self._heart = broker, signer, heart
+        self._child, self._limits = child, limits
+        self._leave_by = self._asked = math.inf
 
     # -- what RQ calls --------------------------------------------------------------------------
 
@@ -200,10 +150,14 @@ class WarmWorker(Worker):
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
-        end_within(_GRACE)
+        self._leave_by = time.monotonic() + self._limits.grace
+        self._asked = time.monotonic()
+        end_within(self._limits.grace + _LAST_WORDS)
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
-        """A second signal: the first one is already as quick as it can be."""
+        """A second signal: hurry. What is not saved by then goes on from the last checkpoint."""
+        if time.monotonic() - self._asked > _SAME_SIGNAL:  # else: ours, and that of our group
+            self._leave_by = min(self._leave_by, time.monotonic() + _HURRY)
 
     def teardown(self) -> None:
         super().teardown()  # type: ignore[no-untyped-call]
@@ -213,7 +167,14 @@ class WarmWorker(Worker):
     # -- the job --------------------------------------------------------------------------------
 
     def _run(self, payload: str, rq_job: RqJob, execution: Any) -> None:
-        job = self._read(payload, rq_job)
+        try:
+            job = self._read(payload, rq_job)
+        except MessageError as error:
+            log.warning("refused job %s: %s", rq_job.id, error)
+            self._broker.exchange(
+                [Refused(job=rq_job.id, worker=self.name, reason=f"{self.name}: {error}")]
+            )
+            raise
         numbers = tuple((work.number, work.attempt) for work in job.trials)
         self._heart.beat(job=job.id, study=job.study, since=time.time())
         started = Started(study=job.study, job=job.id, worker=self.name, trials=numbers)
@@ -224,40 +185,93 @@ class WarmWorker(Worker):
             self._heart.beat(job=None, study=None)
 
     def _read(self, payload: str, rq_job: RqJob) -> Job:
-        job = decode_as(Job, payload)
+        """The job, once it is sure that it is the orchestrator's, and ours to begin.
+
+        Raises:
+            ForgedMessage: its signature is missing or wrong, or it is that of another job.
+            ExpiredMessage: it has waited for too long.
+            MessageError: it was begun before, or the orchestrator has taken it back.
+        """
+        job = decode_as(Job, self._signer.open("job", payload))
         if job.id != rq_job.id:
-            raise MessageError(f"refused job {rq_job.id}: its content is that of another one")
+            raise ForgedMessage("its content is that of another one")
+        if not self._broker.claim(job.id, self.name, self._limits.lease):
+            raise MessageError("it was begun before, or was taken back")
         return job
 
     def _wait(self, job: Job, rq_job: RqJob, execution: Any) -> None:
-        """Hand the job to the child and wait for it, beating RQ's drum."""
+        """Hand the job to the child and see it to its end, beating RQ's drum."""
+        self._child.output.begin_job()
         line = {"job": job.encode()}
         self._child.send(line)
+        watch = _Watch(self._limits, job.stall)
         heartbeat = time.monotonic()
         while True:
             try:
                 answer = self._child.receive(_LOOK)
             except ChildDied as error:
                 recycled = self._child.process.returncode == RECYCLE
+                output = self._child.output.tail()
                 self._child = self._child.fresh()
                 if not recycled:
-                    self._report_end(job, FailureKind.LOST, str(error))
+                    self._report_end(job, FailureKind.CRASHED, str(error), output)
                     return
                 self._child.send(line)
                 continue
+            if answer is not None:
+                watch.alive = time.monotonic()
             if answer is not None and answer.get("done") == job.id:
+                if watch.asked or self._child.memory() > self._limits.memory:
+                    self._child = self._child.fresh()
                 return
-            if self._stop_requested:
-                self._child.kill()
-                self._report_end(job, FailureKind.RETURNED, "the worker was asked to leave")
+            if self._gives_up(job, watch):
                 return
             if time.monotonic() - heartbeat > _RQ_HEARTBEAT:
                 heartbeat = time.monotonic()
                 self.maintain_heartbeats(rq_job, execution)
 
-    def _report_end(self, job: Job, kind: FailureKind, message: str) -> None:
+    def _gives_up(self, job: Job, watch: _Watch) -> bool:
+        """Whether the job has ended for a reason of ours; a child that shall leave is asked to."""
+        now = time.monotonic()
+        if self._heart.lost == job.id:
+            log.warning("job %s was taken back: its training stops", job.id)
+            self._child = self._child.fresh()
+            return True
+        if now - watch.alive > watch.stall:
+            message = (
+                f"no sign of life for {watch.stall:g} s. It hangs, or its steps take longer: then "
+                "say so with --stall SECONDS"
+            )
+            self._end_child(job, FailureKind.STALLED, message, self._child.stacks())
+            return True
+        if self._stop_requested and not watch.asked:
+            self._ask_to_leave(watch, "the worker was asked to leave", self._leave_by)
+        memory = 0 if watch.asked else self._child.memory()
+        if memory > self._limits.memory:
+            watch.full = (
+                f"its process holds {memory / 2**30:.1f} GiB, its worker's limit is "
+                f"{self._limits.memory / 2**30:.1f} GiB (--memory)"
+            )
+            self._ask_to_leave(watch, watch.full, now + self._limits.grace)
+        if not watch.asked or now < min(watch.leave_by, self._leave_by):
+            return False
+        kind = FailureKind.MEMORY if watch.full else FailureKind.RETURNED
+        self._end_child(job, kind, watch.asked, self._child.output.tail())
+        return True
+
+    def _ask_to_leave(self, watch: _Watch, reason: str, by: float) -> None:
+        watch.asked, watch.leave_by = reason, by
+        # Given back, it goes on from its checkpoint; one that needs this much from its first
+        # step on would come back for ever, so that counts as a failure.
+        self._child.send({"leave": reason, "failure": "memory" if watch.full else "returned"})
+
+    def _end_child(self, job: Job, kind: FailureKind, message: str, output: str) -> None:
+        self._child = self._child.fresh()
+        self._report_end(job, kind, message, output)
+
+    def _report_end(self, job: Job, kind: FailureKind, message: str, output: str) -> None:
         """Say for every trial of the job what its child can no longer say."""
-        failure = Failure(kind=kind, message=message)
+        failure = Failure(kind=kind, message=message, output=output)
         events: list[Event] = [
             Outcome(
                 study=job.study,
@@ -271,6 +285,22 @@ class WarmWorker(Worker):
         if not job.trials:
             events = [Inspection(study=job.study, job=job.id, failure=failure)]
         self._broker.exchange(events)
+
+
+@dataclass
+class _Watch:
+    """What the parent knows of the job that its child has."""
+
+    limits: Limits
+    told: float | None  #: The job's own ``stall``.
+    alive: float = field(default_factory=time.monotonic)  #: The last sign of life.
+    asked: str = ""  #: Why the child was asked to give its trials back.
+    leave_by: float = math.inf
+    full: str = ""  #: How it has more memory than it may.
+
+    @property
+    def stall(self) -> float:
+        return self.told or self.limits.stall
 
 
 def await_child(child: Child, heart: Heart) -> None:
