@@ -16,7 +16,7 @@ demo: $(VENV)/local.done
 	$(BIN)/justright tune examples/digits.py:Digits --trials 30 --seed 0
 
 test: $(VENV)/dev.done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff format --check .

@@ -21,8 +21,8 @@ from typing import IO, TYPE_CHECKING
 import redis
 from rq import Queue
 
-from justright.broker import RedisBroker, connect
 from justright.messages import Job, TrialWork
+from justright.redis_broker import RedisBroker, connect
 from justright.signing import Signer
 from justright.spec import TaskRef
 from tests.commands import ending

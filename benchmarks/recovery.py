@@ -21,8 +21,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from justright.broker import RedisBroker, connect
 from justright.messages import Cancel, Snapshot, Submit
+from justright.redis_broker import RedisBroker, connect
 from justright.settings import Settings
 from justright.spec import StudySpec, TaskRef
 from tests.chaos.fleet import ROOT, Fleet, Part

@@ -20,7 +20,6 @@ import redis
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from justright.broker import RedisBroker, connect
 from justright.messages import (
     Event,
     Inspection,
@@ -32,6 +31,7 @@ from justright.messages import (
     decode_as,
 )
 from justright.queue import pool_queue
+from justright.redis_broker import RedisBroker, connect
 from justright.settings import Settings
 from justright.signing import Signer
 from justright.spec import PrunerName, StudySpec, TaskRef

@@ -18,8 +18,9 @@ import sys
 
 import redis
 
-from justright.broker import Broker, RedisBroker, connect, unavailable
+from justright.broker import Broker
 from justright.errors import JustrightError
+from justright.redis_broker import RedisBroker, connect, unavailable
 from justright.settings import load_settings
 
 _PATIENCE = 8.0  # seconds for the dashboard's answer; the images' HEALTHCHECK allows 10 in all

@@ -17,9 +17,9 @@ from typing import Any
 
 import redis
 
-from justright.broker import RedisBroker, connect
 from justright.errors import JustrightError, RedisUnavailable
 from justright.local import redis_server
+from justright.redis_broker import RedisBroker, connect
 from justright.settings import Settings, load_settings, without_password
 from justright.targets import resolve
 

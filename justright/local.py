@@ -17,10 +17,10 @@ from typing import IO
 import redis
 
 from justright import processes
-from justright.broker import RedisBroker, connect
 from justright.errors import JustrightError, RedisUnavailable, UsageError
 from justright.lifecycle import STUDY_FINISHED
 from justright.messages import Snapshot, decode_as
+from justright.redis_broker import RedisBroker, connect
 from justright.settings import Settings
 from justright.signing import Signer
 from justright.spec import StudySpec, TaskRef

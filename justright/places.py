@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from justright.broker import RedisBroker, connect
 from justright.client import unknown_study
 from justright.errors import RedisUnavailable, UsageError
 from justright.lifecycle import STUDY_ACTIVE, STUDY_FINISHED, StudyState
 from justright.local import LocalStudy, local_studies
 from justright.messages import Cancel, Pause, Resume, Snapshot, WorkerInfo
+from justright.redis_broker import RedisBroker, connect
 from justright.settings import Settings, load_settings
 from justright.signing import Signer
 

@@ -12,9 +12,10 @@ import uuid
 
 import redis
 
-from justright.broker import Broker, RedisBroker, connect
+from justright.broker import Broker
 from justright.errors import StorageBusy, StorageError, StorageLost
 from justright.processes import end_within
+from justright.redis_broker import RedisBroker, connect
 from justright.settings import Settings
 from orchestrator.ledger import Ledger, database_failed, open_ledger
 from orchestrator.reconcile import Reconciler

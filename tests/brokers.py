@@ -10,7 +10,7 @@ from typing import Any
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from justright.broker import Broker, RedisBroker, connect
+from justright.broker import Broker
 from justright.lifecycle import StudyState
 from justright.memory import MemoryBroker
 from justright.messages import (
@@ -24,6 +24,7 @@ from justright.messages import (
     decode_as,
 )
 from justright.queue import TrainingJob, pool_queue
+from justright.redis_broker import RedisBroker, connect
 from justright.spec import StudySpec, TaskRef
 from tests.commands import SIGNER
 from tests.twin import Clock

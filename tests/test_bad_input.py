@@ -13,10 +13,10 @@ import optuna
 import pytest
 from rich.console import Console
 
-from justright.broker import RedisBroker, connect
 from justright.lifecycle import StudyState, TrialState
 from justright.memory import MemoryBroker
 from justright.messages import Failure, FailureKind, Snapshot, Submit, TrialView
+from justright.redis_broker import RedisBroker, connect
 from justright.settings import load_settings
 from justright.spec import make_spec
 from justright.view import print_answer, status_tables, trial_table

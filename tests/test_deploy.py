@@ -25,8 +25,8 @@ from packaging.utils import canonicalize_name
 
 from deploy import compose, dockerfile, lint
 from deploy.variables import expand
-from justright.broker import RedisBroker
 from justright.messages import WorkerInfo
+from justright.redis_broker import RedisBroker
 from tests.servers import free_port, running_redis
 
 ROOT = lint.ROOT

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import redis
 
-from justright.broker import RedisBroker, connect
 from justright.lifecycle import STUDY_FINISHED, TrialState
 from justright.messages import FailureKind, Snapshot
+from justright.redis_broker import RedisBroker, connect
 from tests.commands import SIGNER, await_true, justright, serving
 from tests.servers import running_redis
 

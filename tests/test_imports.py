@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from justright.broker import RedisBroker, connect
+from justright.redis_broker import RedisBroker, connect
 from tests.commands import EXAMPLES, SIGNER, serving
 from tests.servers import free_port
 

@@ -22,10 +22,10 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
 from rq.webhook import Webhook
 
-from justright.broker import RedisBroker, connect
 from justright.errors import RefusedJob
 from justright.messages import Event, Inspection, Job, Refused, TrialWork
 from justright.queue import FUNCTION, TrainingJob, enqueue, pool_queue, withdraw
+from justright.redis_broker import RedisBroker, connect
 from justright.signing import VALID, Signer
 from justright.spec import TaskRef
 from tests.commands import SECRET, SIGNER, serving

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import redis
 
-from justright.broker import (
+from justright.errors import UsageError
+from justright.messages import Cancel, Hello
+from justright.redis_broker import (
     COMMANDS,
     REPORTS,
     WORKERS,
@@ -18,8 +20,6 @@ from justright.broker import (
     decisions_key,
     worker_key,
 )
-from justright.errors import UsageError
-from justright.messages import Cancel, Hello
 from justright.signing import VALID, Signer
 from tests.brokers import LONG, SHORT, a_decision, a_job, a_report, a_worker
 from tests.commands import SECRET, SIGNER

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from justright.broker import RedisBroker, connect
+from justright.redis_broker import RedisBroker, connect
 from justright.settings import SECRETS
 from tests.commands import EXAMPLES, SECRET, SIGNER, await_true, justright, serving
 from tests.secure import ROLES, SecureRedis, secure_redis

@@ -16,9 +16,9 @@ import trustme
 from rq.registry import StartedJobRegistry
 
 from deploy import lint
-from justright.broker import REPORTS, RedisBroker, connect
 from justright.messages import Job
 from justright.queue import enqueue, pool_queue
+from justright.redis_broker import REPORTS, RedisBroker, connect
 from justright.signing import Signer
 from tests.brokers import TASK
 from tests.commands import EXAMPLES, SECRET, SIGNER, await_true, justright, serving

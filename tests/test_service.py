@@ -17,7 +17,7 @@ from typing import Any
 import optuna
 import pytest
 
-from justright.broker import RedisBroker, connect
+from justright.redis_broker import RedisBroker, connect
 from tests.commands import EXAMPLES, SIGNER, await_true, justright, serving
 from tests.servers import Postgres, free_port
 

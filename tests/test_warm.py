@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from justright.broker import RedisBroker, connect
 from justright.messages import (
     Failure,
     FailureKind,
@@ -25,6 +24,7 @@ from justright.messages import (
     Started,
     TrialWork,
 )
+from justright.redis_broker import RedisBroker, connect
 from justright.spec import TaskRef
 from tests.commands import SIGNER, serving
 

@@ -21,9 +21,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from justright.broker import RedisBroker, connect
 from justright.messages import FailureKind, Job, decode_as
 from justright.processes import die_with_parent
+from justright.redis_broker import RedisBroker, connect
 from justright.settings import load_settings
 from worker.permission import Permission, read_permission
 

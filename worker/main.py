@@ -161,9 +161,9 @@ def _serve(
     child: Child,
     memory: float,
 ) -> int:
-    from justright.broker import RedisBroker, connect
     from justright.messages import Hello, WorkerInfo
     from justright.queue import pool_queue
+    from justright.redis_broker import RedisBroker, connect
     from worker.warm import Heart, Limits, WarmWorker, await_child
 
     url = settings.redis_url.get_secret_value()

@@ -70,6 +70,8 @@ class Heart(threading.Thread):
     def beat(self, **changes: Any) -> None:
         """Note the changes and tell Redis at once."""
         with self._lock:
+            if self._ended.is_set():
+                return  # or it would be seen for a lease more
             self.info = self.info.model_copy(update=changes)
             try:
                 if not self._broker.beat(self.info, self._lease):

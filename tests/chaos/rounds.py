@@ -14,9 +14,9 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from justright.broker import RedisBroker, connect
 from justright.lifecycle import STUDY_FINISHED
 from justright.messages import Submit
+from justright.redis_broker import RedisBroker, connect
 from justright.spec import StudySpec, TaskRef
 from tests.chaos.faults import FAULTS
 from tests.chaos.fleet import ROOT, Fleet
