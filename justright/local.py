@@ -169,9 +169,7 @@ class LocalService:
         # Socket paths have a limit of about 100 bytes; a state folder may be deeper than that.
         self._socket_folder = Path(tempfile.mkdtemp(prefix="justright-"))
         self.url = ""
-        self._own_artifacts = study.folder / "artifacts"
-        given = settings.artifacts
-        self._artifacts = given.get_secret_value() if given else str(self._own_artifacts)
+        self._artifacts = study.folder / "artifacts"
 
     def start(self, gpus: Sequence[str], workers: int | None, spec: StudySpec) -> None:
         """Start Redis, then the orchestrator and the workers, all in one pool, side by side."""
@@ -180,11 +178,13 @@ class LocalService:
             "JUSTRIGHT_REDIS_URL": self.url,
             "JUSTRIGHT_STORAGE": str(self._study.journal),
             "JUSTRIGHT_SECRET": self._study.secret(),
-            "JUSTRIGHT_ARTIFACTS": self._artifacts,
+            # Always here: a study of tune is one folder, whatever a service uses.
+            "JUSTRIGHT_ARTIFACTS": str(self._artifacts),
         }
         base = [sys.executable, "-P", "-m", "justright"]
         serve = [*base, "worker", "--allow-commands", "--pool", spec.pool]
-        serve += ["--tasks", _home(spec.task)]
+        for place in _homes(spec.task):
+            serve += ["--tasks", place]
         for label, options in _worker_options(gpus, workers):
             self._launch(label, [*serve, *options], environment)
         self._launch("orchestrator", [*base, "orchestrator"], environment)
@@ -220,7 +220,7 @@ class LocalService:
             last = None  # it was Redis that ended
         self._stop("redis")
         if last is not None and last.state in STUDY_FINISHED:
-            shutil.rmtree(self._own_artifacts, ignore_errors=True)  # nothing goes on from there
+            shutil.rmtree(self._artifacts, ignore_errors=True)  # nothing goes on from there
         self._study.show_connection(None)
         shutil.rmtree(self._socket_folder, ignore_errors=True)
         return last
@@ -259,12 +259,14 @@ class LocalService:
                 time.sleep(0.01)
 
 
-def _home(task: TaskRef) -> str:
+def _homes(task: TaskRef) -> list[str]:
     """What its workers are to be allowed to run: the folder or package of the task."""
-    place = (task.target or "./").rpartition(":")[0]
+    if task.target is None:
+        return ["."]
+    place = task.target.rpartition(":")[0]
     if place.endswith(".py"):
-        return str(Path(place).parent)
-    return task.folder or place.partition(".")[0] or "."
+        return [str(Path(place).parent)]
+    return [place.partition(".")[0], *([task.folder] if task.folder else [])]
 
 
 def _worker_options(gpus: Sequence[str], workers: int | None) -> list[tuple[str, list[str]]]:

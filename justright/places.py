@@ -75,6 +75,8 @@ def command(message: Cancel | Pause | Resume) -> None:
     snapshot = gather(study).snapshots[0]
     if snapshot.state in STUDY_FINISHED:
         raise UsageError(f"study {study} has ended already ({snapshot.state}).")
+    if isinstance(message, Resume) and snapshot.state != StudyState.PAUSED:
+        raise UsageError(f"study {study} is not paused ({snapshot.state}).")
     settings = load_settings()
     local = LocalStudy(settings, study)
     broker = _running(local)

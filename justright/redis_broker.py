@@ -130,7 +130,13 @@ def connect(url: str, *, patient: bool) -> redis.Redis:
         client = redis.Redis.from_url(
             url,
             retry=retry,
-            retry_on_error=[redis.ConnectionError, redis.TimeoutError],
+            # Full, or a replica for now: somebody will mend it, as one that is away.
+            retry_on_error=[
+                redis.ConnectionError,
+                redis.TimeoutError,
+                redis.exceptions.OutOfMemoryError,
+                redis.ReadOnlyError,
+            ],
             socket_connect_timeout=5,
             health_check_interval=30,
             # In the newer one redis-py asks for notices of maintenance, which only the vendor's own

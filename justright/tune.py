@@ -12,6 +12,7 @@ import redis
 
 from justright.client import follow, refuse_if_another, submit
 from justright.errors import JustrightError
+from justright.lifecycle import StudyState
 from justright.local import LocalService, LocalStudy
 from justright.messages import Snapshot
 from justright.settings import load_settings
@@ -84,7 +85,8 @@ def _end(service: LocalService, study: LocalStudy) -> bool:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # once is enough, and it does not take long
     last = service.stop()
-    if not study.has_trials():
+    paused = last is not None and last.state == StudyState.PAUSED
+    if not study.has_trials() and not paused:
         study.discard()
         return False
     if last is not None:

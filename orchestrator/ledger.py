@@ -36,6 +36,7 @@ ATTEMPT = "attempt"
 LOST = "lost"  #: attempts that were lost, not given back
 SEED = "seed"
 PLACE = "place"  #: what sets the study's checkpoints apart from those of others of its name
+TIDIED = "tidied"  #: whether all were told that the study has ended
 JOB = "job"  #: id of the job that carries it
 REPLICATE_OF = "replicate_of"  #: number of the trial whose rate it repeats
 STOPPING = "stopping"  #: why it was told to stop

@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 from justright.broker import AT_MOST, Broker
@@ -140,7 +141,8 @@ class Reconciler:
                 log.warning("a job was refused: %s", message.reason)
                 for run in self._active():
                     if message.job in run.open_jobs():
-                        run.refuse_job(message.job, message.reason)
+                        refuse = partial(run.refuse_job, message.job, message.reason)
+                        self._safely(run, refuse)
             case Hello():
                 self._look_at_workers = 0.0
             case _:
@@ -286,6 +288,7 @@ class Reconciler:
             tidy = None if run.active else run.tidy_job(_new_id())
             if tidy is not None:
                 self._broker.dispatch(tidy, run.spec.pool)
+                run.note_told()
         for job, pool in outbox.jobs:
             self._broker.dispatch(job, pool)
         for run in self._runs.values():

@@ -22,6 +22,7 @@ from justright.lifecycle import (
     TrialState,
 )
 from justright.messages import (
+    WORTH_ANOTHER,
     Answer,
     Decision,
     Failure,
@@ -73,6 +74,7 @@ class StudyRun:
         # The name alone would lead a new study to the checkpoints of one that was deleted.
         self._place = f"{self.name}-{attributes.get(ledger.PLACE, 'x')}"
         self._untidy = False
+        self._forgiven: set[int] = set()  # trials that do not speak for the next ones
         self.inspection: Inspection | None = None
         self._inspecting_job: str = attributes.get(ledger.JOB, "")
         self._inspections = 1
@@ -95,6 +97,13 @@ class StudyRun:
             self.answer = Answer.model_validate(attributes[ledger.ANSWER])
         if self.state == StudyState.PAUSED:
             self._withdrawn += self.trials.pause_all("paused")
+        if self.working:
+            self.trials.resume_all()
+        if not self.active and attributes.get(ledger.TIDIED) is False:
+            # Killed before anybody was told of the end.
+            self._untidy = True
+            self._withdrawn += self.trials.call_off(self.reason or "the study has ended")
+            self.trials.revoked += self._withdrawn
         if self.working and self.trials.open_jobs():
             self._since = self._clock()  # workers went on while nobody looked
         if ledger.INSPECTION in attributes:
@@ -181,6 +190,10 @@ class StudyRun:
         untidy, self._untidy = self._untidy, False
         return self._job(job, ()).model_copy(update={"tidy": True}) if untidy else None
 
+    def note_told(self) -> None:
+        """All that its end asks for has been let out."""
+        self._set(ledger.TIDIED, True)
+
     # -- events ---------------------------------------------------------------------------------
 
     def apply(self, event: Inspection | Space | Started | Report | Outcome) -> None:
@@ -192,6 +205,8 @@ class StudyRun:
                 self.trials.start(event)
             case Outcome():
                 self.trials.end(event)
+                if self.working:  # it was resumed before this one had paused
+                    self.trials.resume_all()
                 self._after_an_end()
             case Inspection():
                 self._inspected(event)
@@ -224,14 +239,18 @@ class StudyRun:
         if not self.working:
             return
         self._withdrawn += self.trials.pause_all("paused")
+        self._call_off_inspection()
+        self._spent, self._since = self.elapsed(), None
+        self._set(ledger.SPENT, self._spent)
+        self._set_state(StudyState.PAUSED)
+
+    def _call_off_inspection(self) -> None:
+        """Nobody need look at the task any more."""
         if self.state == StudyState.INSPECTING and self._inspecting_job:
             self._withdrawn.append(self._inspecting_job)
             self.trials.revoked.append(self._inspecting_job)
             self._inspecting_job = ""
             self._set(ledger.JOB, "")
-        self._spent, self._since = self.elapsed(), None
-        self._set(ledger.SPENT, self._spent)
-        self._set_state(StudyState.PAUSED)
 
     def resume(self) -> None:
         """Go on from where it was paused."""
@@ -273,7 +292,7 @@ class StudyRun:
 
     def _inspection_failed(self, failure: Failure) -> None:
         # What hangs or kills its process at the first look would do so again.
-        again = (FailureKind.LOST, FailureKind.RETURNED, FailureKind.MEMORY, FailureKind.DISK)
+        again = WORTH_ANOTHER - {FailureKind.CRASHED, FailureKind.STALLED}
         if failure.kind in again and self._inspections < self._max_attempts:
             self._inspections += failure.kind != FailureKind.RETURNED
             self._inspecting_job = ""
@@ -313,8 +332,12 @@ class StudyRun:
     def _after_an_end(self) -> None:
         """Give up where the user's code fails each time; note what a kill would forget."""
         self.note_time()
-        failed = [record for record in self.trials if record.state == TrialState.FAILED]
-        ended = [record for record in self.trials if record.state in FINISHED]
+        ended = [
+            record
+            for record in self.trials
+            if record.state in FINISHED and record.number not in self._forgiven
+        ]
+        failed = [record for record in ended if record.state == TrialState.FAILED]
         enough = len(failed) >= _HOPELESS and 2 * len(failed) > len(ended)
         none = all(record.state != TrialState.COMPLETE for record in ended)
         if enough and none and failed[-1].failure is not None:
@@ -354,6 +377,8 @@ class StudyRun:
         """End the study now: trials end with what they have, and the answer is final."""
         self._withdrawn += self.trials.end_all(reason)
         self._untidy = len(self.trials) > 0
+        self._set(ledger.TIDIED, False)
+        self._call_off_inspection()
         self.reason = reason
         self._spent, self._since = self.elapsed(), None
         self._set(ledger.SPENT, self._spent)
@@ -391,6 +416,9 @@ class StudyRun:
         if final or (self.inspection is None and self.active):
             return
         self.reason = self.failure = self.answer = None
+        # What failed before says nothing of a task that was mended since.
+        self._forgiven = {record.number for record in self.trials}
+        self.trials.crashes.clear()
         self._set(ledger.REASON, None)
         self._set(ledger.FAILURE, None)
         if self.inspection is not None:

@@ -138,7 +138,7 @@ class TrialBook:
     def end(self, event: Outcome) -> None:
         """The end of an attempt."""
         record = self._current(event.trial, event.attempt)
-        if record is None:
+        if record is None or record.state == TrialState.PAUSED:
             return
         if record.state == TrialState.QUEUED:
             self._move(record, "b")
@@ -154,6 +154,8 @@ class TrialBook:
                 record.diverged = event.reason or "the loss was not finite"
                 self._note(record, ledger.DIVERGED, record.diverged)
                 self._prune(record, "f", "diverged: " + record.diverged)
+            case OutcomeKind.PAUSED if record.stopping:
+                self._prune(record, "f", record.stopping)
             case OutcomeKind.PAUSED:
                 self._move(record, "c")
             case OutcomeKind.FAILED:
@@ -189,12 +191,20 @@ class TrialBook:
         withdrawn = set()
         for job, records in self.open_jobs().items():
             for record in records:
-                if record.state == TrialState.RUNNING:
+                if record.state == TrialState.RUNNING and not record.stopping:
                     self._decide(record, reason, "pause")
+                elif record.state == TrialState.RUNNING:
+                    continue  # it stops for good
                 elif job:
                     withdrawn.add(job)
                     self.put_out_again(record, reason)
         return sorted(withdrawn)
+
+    def call_off(self, reason: str) -> list[str]:
+        """Tell all that may still be at work for a study that has ended; returns their jobs."""
+        for record in self:
+            self._decide(record, reason)
+        return sorted({record.job for record in self if record.job})
 
     def resume_all(self) -> None:
         """Send out again what is paused (d)."""
@@ -234,7 +244,9 @@ class TrialBook:
             self._note(record, ledger.FAILURE, failure.model_dump(mode="json"))
             note = failure_note(record.attempt, failure)
             save_note(self._storage, self._study._study_id, note, record.trial_id)
-        if failure.counts and failure.kind in WORTH_ANOTHER - {FailureKind.RETURNED}:
+        # What was given back for its memory does not count, if only it has got on.
+        counts = failure.counts or record.step <= record.begun_with
+        if counts and failure.kind in WORTH_ANOTHER - {FailureKind.RETURNED}:
             record.lost += 1
             self._note(record, ledger.LOST, record.lost)
             if failure.kind is not FailureKind.LOST:

@@ -44,6 +44,7 @@ class TrialRecord:
     losses: deque[float | None] = field(default_factory=lambda: deque(maxlen=_SPARK))
     steps: set[int] = field(default_factory=set)  #: Those that are in the study.
     seen: set[int] = field(default_factory=set)  #: Those that this attempt has reported.
+    begun_with: int = 0  #: Steps that the study had when this attempt began.
     epochs: int = 0
     stopping: str = ""
     diverged: str = ""
@@ -74,6 +75,7 @@ class TrialRecord:
     def begin_again(self) -> None:
         """The next attempt, without a job yet."""
         self.attempt += 1
+        self.begun_with = self.step
         self.job = ""
         self.seen.clear()
 

@@ -83,6 +83,8 @@ class ZoomSampler(BaseSampler):
         else:
             dead = [t.params[name] for t in others if ledger.DIVERGED in t.user_attrs]
             high = min([high, *(math.log10(rate) for rate in dead)])
+            if high - low < RESOLUTION:  # even the coldest has diverged: it may have been chance
+                low, high = ends
         return float(self._random.uniform(low, high)) if high > low else low
 
 

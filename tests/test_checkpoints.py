@@ -488,8 +488,8 @@ def run(
     left = [leave]
 
     def alive() -> None:
-        left[0] -= 1
-        if left[0] == 0:
+        left[0] -= torch.is_grad_enabled()  # those of the validation do not count here
+        if left[0] == 0 and torch.is_grad_enabled():
             channel.leave("the worker was asked to leave", FailureKind.RETURNED)
         channel.flush()  # so that a decision is heard in the next epoch at the latest
 

@@ -110,7 +110,7 @@ def snapshot_of(env: dict[str, str]) -> Snapshot:
 
 
 MENDED = {
-    "hangs": (FailureKind.STALLED, "no sign of life for 2 s"),
+    "hangs": (FailureKind.STALLED, "no sign of life for 8 s"),
     "gpu": (FailureKind.MEMORY, "CUDA out of memory"),
     "disk": (FailureKind.DISK, "No space left on device"),
     "leaves": (FailureKind.CRASHED, "exit code 7"),
@@ -125,7 +125,7 @@ def test_what_another_try_mends_is_tried_again(
     """The first attempt fails in the middle; the second one completes; its way is remembered."""
     kind, words = MENDED[fault]
     with service(clean_redis, tmp_path) as env:
-        snapshot = run(env, tmp_path, fault, "--trials", "2", "--stall", "2")
+        snapshot = run(env, tmp_path, fault, "--trials", "2", "--stall", "8")
         status = justright("status", "s", env=env)
     states = {trial.state for trial in snapshot.trials}
     assert states == {TrialState.COMPLETE}

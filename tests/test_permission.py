@@ -205,11 +205,11 @@ def test_the_root_is_no_such_directory(allowed: Path, monkeypatch: pytest.Monkey
     assert may(under("/"), f"{allowed}/task.py:T"), "who writes it means it"
 
 
-def test_a_name_of_a_folder_that_is_there_is_the_folder(
+def test_a_name_of_a_folder_that_is_there_is_the_folder_as_well(
     allowed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(allowed.parent)
-    assert under("allowed") == under(allowed)
+    assert under("allowed") == Permission(under(allowed).folders, ("allowed",))
     assert under("pkg") == Permission((), ("pkg",))
     assert under("./pkg").folders == (allowed.parent / "pkg",)
     monkeypatch.chdir(allowed)

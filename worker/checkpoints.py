@@ -108,9 +108,15 @@ class Checkpoints:
                 log.warning("checkpoint %s cannot be used: %s", name, error)
 
     def clear(self) -> None:
-        """Remove them all: the trial has ended."""
+        """Remove them: the trial has ended. Those of a later attempt are that one's own."""
         try:
-            self.artifacts.remove(self.folder)
+            names = self._names()
+            later = [name for name in names if int(name.rpartition("/")[2][:4]) > self.attempt]
+            for name in names if later else ():
+                if name not in later:
+                    self.artifacts.remove(name)
+            if not later:
+                self.artifacts.remove(self.folder)
         except ArtifactError as error:
             log.warning("%s", error)
 

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 _ALIVE = 0.5  # seconds between two signs of life
 
-RECYCLE = 75  # exit code: start me again with a fresh process, then give me the same job
-
 
 def main(descriptor: int, permission: Permission) -> None:
     """Serve jobs until the parent goes."""
@@ -56,13 +54,15 @@ def main(descriptor: int, permission: Permission) -> None:
 
     settings = load_settings()
     url = settings.redis_url.get_secret_value()
-    line.channel = Channel(RedisBroker(connect(url, patient=True)))
-    runner = JobRunner(line.channel, permission, settings, line.alive)
+    channel = Channel(RedisBroker(connect(url, patient=True)))
+    line.serve(channel)
+    runner = JobRunner(channel, permission, settings, line.alive)
     line.write({"ready": {"device": pick_device().type, "torch": torch.__version__}})
     while True:
         job = decode_as(Job, line.jobs.get())
         if runner.outdated(job):
-            os._exit(RECYCLE)
+            line.write({"recycle": job.id})
+            os._exit(0)
         runner.run(job)
         line.write({"done": job.id})
 
@@ -75,17 +75,31 @@ class _Line(threading.Thread):
         self._connection = connection
         self._alive = 0.0
         self.jobs: queue.Queue[str] = queue.Queue()
-        self.channel: Channel | None = None
+        self._lock = threading.Lock()
+        self._channel: Channel | None = None
+        self._leave: dict[str, str] | None = None
 
     def run(self) -> None:
         with self._connection.makefile("r", encoding="utf-8") as stream:
             for text in stream:
                 message = json.loads(text)
-                if "leave" in message and self.channel is not None:
-                    self.channel.leave(message["leave"], FailureKind(message["failure"]))
-                elif "job" in message:
+                if "job" in message:
                     self.jobs.put(message["job"])
+                    continue
+                with self._lock:
+                    self._leave = message
+                    self._pass_on()
         os._exit(0)
+
+    def serve(self, channel: Channel) -> None:
+        """Pass on to this channel that its trials shall leave, also if it was said before now."""
+        with self._lock:
+            self._channel = channel
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._channel is not None and self._leave is not None:
+            self._channel.leave(self._leave["leave"], FailureKind(self._leave["failure"]))
 
     def alive(self) -> None:
         """Called from the training itself, however often: what hangs does not call it."""

@@ -197,15 +197,17 @@ class JobRunner:
         key = (job.task.model_dump_json(), job.epochs)
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # frees the old task's data first
-            self._permission.check(job.task)
+            task = self._permission.check(job.task)
             self._home = _home(job) or self._home
             try:
-                found = load(job.task)
+                found = load(task)
             finally:
                 self._sources.remember()
             if isinstance(found, Task):
                 self._device = self._device or pick_device()
-                self._loaded = _Loaded(key, TaskTrainer(found, self._device, job.epochs))
+                trainer = TaskTrainer(found, self._device, job.epochs)
+                trainer.alive = self._alive
+                self._loaded = _Loaded(key, trainer)
             else:
                 self._loaded = _Loaded(key, found)
         return self._loaded.what

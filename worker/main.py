@@ -188,4 +188,7 @@ def _serve(
     limits = Limits(settings.lease, settings.grace, memory)
     worker = WarmWorker(queue, broker, settings.signer(), heart, child, limits)
     worker.work(logging_level="WARNING")
+    if not worker.told_to_leave:
+        log.error("the worker ends: Redis refuses what it needs (above); start it again")
+        return 1
     return 0

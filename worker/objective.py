@@ -100,6 +100,9 @@ class ObjectiveTrial:
         self.attempt.report(step, loss)
         if not math.isfinite(loss):
             raise _Diverged(f"the objective reported {loss} at step {step}")
+        told = self.attempt.told
+        if told is not None and told.action != "stop":
+            raise _Interrupted(told)
 
     def should_prune(self) -> bool:
         """Whether the orchestrator has told this trial to stop.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from justright.errors import RefusedJob
 from justright.spec import TaskRef
+
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,9 @@ class Permission:
     packages: tuple[str, ...] = ()
     commands: bool = False
 
-    def check(self, ref: TaskRef) -> None:
-        """
+    def check(self, ref: TaskRef) -> TaskRef:
+        """The task as it may be loaded: without a folder to import from that is not ours.
+
         Raises:
             RefusedJob: the task is not among them; the message names the flag.
         """
@@ -30,7 +34,7 @@ class Permission:
                 raise RefusedJob(
                     "this worker runs no command lines; start it with --allow-commands to let it."
                 )
-            return
+            return ref
         place = ref.target.rpartition(":")[0]
         if place.endswith(".py"):
             allowed, home = self._covers(Path(place)), str(Path(place).parent)
@@ -42,6 +46,9 @@ class Permission:
                 f"this worker does not run {ref.target}: it runs tasks under "
                 f"{str(self) or 'no folder'}. Start it with --tasks {home} to let it."
             )
+        if ref.folder is not None and not self._covers(Path(ref.folder)):
+            return ref.model_copy(update={"folder": None})
+        return ref
 
     def __str__(self) -> str:
         return ", ".join([*map(str, self.folders), *self.packages])
@@ -75,7 +82,7 @@ class Permission:
 
 
 def read_permission(tasks: Sequence[str], commands: bool) -> Permission:
-    """What the flags mean: a name with a slash, or of a folder that is there, is a folder.
+    """What the flags mean: a dotted name is a package, and a folder as well if there is one.
 
     Without any, the working directory; that the root of the file system is one says nothing.
     """
@@ -83,5 +90,5 @@ def read_permission(tasks: Sequence[str], commands: bool) -> Permission:
         here = Path.cwd().resolve()
         return Permission(() if here == here.parent else (here,), (), commands)
     folders = [text for text in tasks if "/" in text or Path(text).is_dir() or text == "."]
-    packages = tuple(text for text in tasks if text not in folders)
+    packages = tuple(text for text in tasks if _DOTTED.fullmatch(text))
     return Permission(tuple(Path(text).resolve() for text in folders), packages, commands)

@@ -101,6 +101,7 @@ class Child:
         self._line = ours
         self._pending = b""
         self._ended = False
+        self.ready = False  #: Whether it has loaded torch, and can be expected to do something.
 
     def fresh(self) -> Child:
         """End this process and start another one like it."""
@@ -134,6 +135,7 @@ class Child:
             self._pending += piece
         line, _, self._pending = self._pending.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
+        self.ready = self.ready or "ready" in message
         return message
 
     def _explain_death(self) -> None:

@@ -120,6 +120,7 @@ class TaskTrainer:
         if held_out is not None:
             self._validation = self._batches(lambda: held_out, "validation_data", shuffle=False)
         self.initial_loss: float | None = None
+        self.alive: Callable[[], None] = lambda: None  #: Called for each batch of validation.
         if device.type == "cpu" and _MOST_THREADS > 1:
             torch.set_num_threads(1 if self._is_small() else _MOST_THREADS)
 
@@ -243,6 +244,7 @@ class TaskTrainer:
         for inputs, targets in self._validation or self._train:
             total += self._loss(model, inputs, targets) * len(targets)
             seen += len(targets)
+            self.alive()
         return float(total) / max(1, seen)
 
     def _loss(self, model: torch.nn.Module, inputs: Any, targets: Any) -> torch.Tensor:

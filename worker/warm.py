@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -39,7 +40,6 @@ from justright.messages import (
 from justright.processes import end_within
 from justright.queue import TrainingJob
 from justright.signing import Signer
-from worker.child import RECYCLE
 from worker.process import Child, ChildDied
 
 log = logging.getLogger(__name__)
@@ -133,6 +133,7 @@ class WarmWorker(Worker):
         self._broker, self._signer, self._heart = broker, signer, heart
         self._child, self._limits = child, limits
         self._leave_by = self._asked = math.inf
+        self._drum: threading.Thread | None = None
 
     # -- what RQ calls --------------------------------------------------------------------------
 
@@ -151,10 +152,19 @@ class WarmWorker(Worker):
         return None
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
-        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
-        self._leave_by = time.monotonic() + self._limits.grace
+        # First of all: what RQ does may wait for Redis, or raise.
         self._asked = time.monotonic()
+        self._leave_by = self._asked + self._limits.grace
         end_within(self._limits.grace + _LAST_WORDS)
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+    def set_shutdown_requested_date(self) -> None:
+        """RQ would tell Redis, from within the signal's handler, and wait for it."""
+
+    @property
+    def told_to_leave(self) -> bool:
+        """Whether it ends because it was asked to."""
+        return self._asked < math.inf
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
         """A second signal: hurry. What is not saved by then goes on from the last checkpoint."""
@@ -203,6 +213,8 @@ class WarmWorker(Worker):
 
     def _wait(self, job: Job, rq_job: RqJob, execution: Any) -> None:
         """Hand the job to the child and see it to its end, beating RQ's drum."""
+        if self._child.process.poll() is not None:  # killed while it was idle
+            self._child = self._child.fresh()
         self._child.output.begin_job()
         line = {"job": job.encode()}
         self._child.send(line)
@@ -212,25 +224,32 @@ class WarmWorker(Worker):
             try:
                 answer = self._child.receive(_LOOK)
             except ChildDied as error:
-                recycled = self._child.process.returncode == RECYCLE
                 output = self._child.output.tail()
-                self._child = self._child.fresh()
-                if not recycled:
-                    self._report_end(job, FailureKind.CRASHED, str(error), output)
-                    return
-                self._child.send(line)
-                continue
+                self._end_child(job, FailureKind.CRASHED, str(error), output)
+                return
             if answer is not None:
                 watch.alive = time.monotonic()
+            if answer is not None and answer.get("recycle") == job.id:
+                self._child = self._child.fresh()
+                self._child.send(line)
+                watch.asked = ""  # the new one has not heard it
+                continue
             if answer is not None and answer.get("done") == job.id:
-                if watch.asked or self._child.memory() > self._limits.memory:
+                if watch.full or self._child.memory() > self._limits.memory:
                     self._child = self._child.fresh()
                 return
             if self._gives_up(job, watch):
                 return
             if time.monotonic() - heartbeat > _RQ_HEARTBEAT:
                 heartbeat = time.monotonic()
-                self.maintain_heartbeats(rq_job, execution)
+                self._beat_the_drum(rq_job, execution)
+
+    def _beat_the_drum(self, rq_job: RqJob, execution: Any) -> None:
+        """RQ's own heartbeat, in a thread: a Redis that is away must not hold up a drain."""
+        if self._drum is None or not self._drum.is_alive():
+            beat = partial(self.maintain_heartbeats, rq_job, execution)
+            self._drum = threading.Thread(target=beat, name="drum", daemon=True)
+            self._drum.start()
 
     def _gives_up(self, job: Job, watch: _Watch) -> bool:
         """Whether the job has ended for a reason of ours; a child that shall leave is asked to."""
@@ -239,6 +258,8 @@ class WarmWorker(Worker):
             log.warning("job %s was taken back: its training stops", job.id)
             self._child = self._child.fresh()
             return True
+        if not self._child.ready:
+            watch.alive = max(watch.alive, min(now, watch.began + _START_PATIENCE))
         if now - watch.alive > watch.stall:
             message = (
                 f"no sign of life for {watch.stall:g} s. It hangs, or its steps take longer: then "
@@ -296,6 +317,7 @@ class _Watch:
     limits: Limits
     told: float | None  #: The job's own ``stall``.
     alive: float = field(default_factory=time.monotonic)  #: The last sign of life.
+    began: float = field(default_factory=time.monotonic)
     asked: str = ""  #: Why the child was asked to give its trials back.
     leave_by: float = math.inf
     full: str = ""  #: How it has more memory than it may.
