@@ -10,6 +10,7 @@ import pytest
 
 from justright.lifecycle import FINISHED, StudyState, TrialState
 from justright.messages import (
+    Cancel,
     Failure,
     FailureKind,
     Job,
@@ -263,3 +264,123 @@ def test_nobody_is_blamed_for_a_job_that_nobody_began(tmp_path: Path) -> None:
             house.turn()
     check(house, house.run(), trials=3)
     assert all(t.user_attrs.get("lost", 0) == 0 for t in told(house))
+
+
+# -- what must not go wrong again -----------------------------------------------------------------
+
+
+def test_resumed_before_the_pause_has_settled(tmp_path: Path) -> None:
+    """The trial pauses all the same, for a study that has gone on: it goes out again."""
+    house = House(tmp_path, workers=2)
+    house.submit(trials=4, **NO_STOPS)
+    turn_until(house, lambda s: len(running(s)) == 2)
+    house.broker.send(Pause(study="s"))
+    house.broker.send(Resume(study="s"))
+    check(house, house.run(), trials=4)
+
+
+def test_a_pause_that_is_delivered_twice_is_one(tmp_path: Path) -> None:
+    house = House(tmp_path, workers=2)
+    house.submit(trials=4, **NO_STOPS)
+    turn_until(house, lambda s: len(running(s)) == 2)
+    house.broker.send(Pause(study="s"))
+    turn_until(house, lambda s: s.state == StudyState.PAUSED and not running(s))
+    for trial in snapshot(house).trials:
+        base = {"study": "s", "trial": trial.number, "attempt": trial.attempt}
+        lost = Failure(kind=FailureKind.CRASHED, message="m")
+        house.broker.exchange(
+            [
+                Outcome(kind=OutcomeKind.PAUSED, **base),
+                Outcome(kind=OutcomeKind.FAILED, failure=lost, **base),
+            ]
+        )
+    house.turn()
+    assert snapshot(house).state == StudyState.PAUSED
+    house.broker.send(Resume(study="s"))
+    check(house, house.run(), trials=4)
+
+
+def test_an_end_that_nobody_was_told_of_is_told_after_a_restart(tmp_path: Path) -> None:
+    house = House(tmp_path, workers=2)
+    house.submit(trials=4, **NO_STOPS)
+    turn_until(house, lambda s: len(running(s)) == 2)
+    at_work = running(snapshot(house))
+    house.broker.send(Cancel(study="s"))
+    house.reconciler._let_out = lambda now: None  # type: ignore[method-assign]  # killed here
+    house.turn(workers=False)
+    house.restart()
+    house.broker.decisions.clear()
+    house.turn(workers=False)
+    assert set(at_work) <= set(house.broker.decisions["s"])
+    tidy = [job for job in house.broker.queues.get("default", []) if job.tidy]
+    assert len(tidy) == 1
+    house.turn(workers=False)
+    house.restart()
+    house.turn(workers=False)
+    assert len([job for job in house.broker.queues["default"] if job.tidy]) == 1, "once is enough"
+
+
+def test_what_gets_nowhere_counts_whatever_its_reason(tmp_path: Path) -> None:
+    """A process that is beyond its memory from its first step on is not started for ever."""
+    house = House(tmp_path, workers=0)
+    job = a_running_job(house)
+    full = Failure(kind=FailureKind.MEMORY, message="beyond its limit", counts=False)
+    for attempt in (1, 2, 3, 4):
+        base = {"study": "s", "trial": 0, "attempt": attempt}
+        if attempt > 1:
+            turn_until_queued(house)
+        house.broker.exchange(
+            [
+                Started(study="s", job=job.id, worker="w", trials=((0, attempt),)),
+                Report(step=1, loss=1.0, **base),
+                Outcome(kind=OutcomeKind.FAILED, failure=full, **base),
+            ]
+        )
+        house.turn()
+    assert told(house)[0].user_attrs["lost"] == 3
+    assert snapshot(house).trials[0].state == TrialState.FAILED
+
+
+def turn_until_queued(house: House) -> None:
+    for _ in range(10):
+        for worker in house.broker.workers():
+            house.broker.beat(worker.model_copy(update={"job": None}), LEASE)
+        house.turn()
+        if house.broker.queues.pop("default", None):
+            return
+    raise AssertionError("it does not go out again")
+
+
+def test_cancelled_before_anything_was_looked_at(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.submit(trials=3, **NO_STOPS)
+    house.reconciler.turn(wait=0.0)
+    assert [job.trials for job in house.broker.queues["default"]] == [()]
+    house.broker.send(Cancel(study="s"))
+    house.reconciler.turn(wait=0.0)
+    assert not [job for job in house.broker.queues["default"] if not job.tidy]
+
+
+def test_a_mended_task_is_not_judged_by_what_failed_before(tmp_path: Path) -> None:
+    house = House(tmp_path, workers=1)
+    house.submit(trials=30, **NO_STOPS)
+    from tests.twin import TwinWorker
+
+    class Broken(TwinWorker):
+        def _one_step(self, job: Job, work: Any) -> None:
+            failure = Failure(kind=FailureKind.USER, message="old bug")
+            self._end(
+                Outcome(
+                    study=job.study, trial=work.number, attempt=work.attempt, step=1,
+                    kind=OutcomeKind.FAILED, failure=failure,
+                )
+            )  # fmt: skip
+
+    good = house.workers
+    house.workers = [Broken(house.broker, "broken")]
+    house.workers[0].come()
+    assert house.run().state == StudyState.FAILED
+    house.workers = good
+    house.submit("s2", trials=8, **NO_STOPS)
+    found = house.run(submission="s2")
+    assert found.state == StudyState.COMPLETE
