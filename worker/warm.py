@@ -17,6 +17,7 @@ from typing import Any
 
 import redis
 from rq import Queue
+from rq.exceptions import InvalidJobOperation, NoSuchJobError
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
@@ -142,7 +143,11 @@ class WarmWorker(Worker):
         assert isinstance(job, TrainingJob)
         execution = self.prepare_execution(job)
         job.bind(lambda payload: self._run(payload, job, execution))
-        self.perform_job(job, queue, execution)
+        try:
+            self.perform_job(job, queue, execution)
+        except (InvalidJobOperation, NoSuchJobError) as error:
+            # Redis has lost its data, and RQ finds nothing to tidy up: no reason to end.
+            log.warning("Redis knows nothing of job %s any more: %s", job.id, error)
         self.executions.pop(execution.id, None)
 
     def subscribe(self) -> None:
