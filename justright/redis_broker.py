@@ -87,8 +87,8 @@ def study_key(study: str) -> str:
     return f"{PREFIX}study:{study}"
 
 
-# Become or stay leader in one step: the key is free, or it is ours.
-_LEAD = """
+# Take or keep a lease in one step, that of a job or the leader's: the key is free, or it is ours.
+_HOLD = """
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
@@ -102,12 +102,6 @@ if begun and begun ~= ARGV[2] then return 0 end
 if redis.call('GET', KEYS[1]) == '-' then return 0 end
 redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[4])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
-return 1
-"""
-_RENEW = """
-local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 _RESIGN = """
@@ -308,7 +302,7 @@ class RedisBroker(Broker):
             pipe.execute()
 
     def lead(self, owner: str, seconds: float) -> bool:
-        return bool(self._redis.eval(_LEAD, 1, LEADER, owner, int(seconds * 1000)))
+        return bool(self._redis.eval(_HOLD, 1, LEADER, owner, int(seconds * 1000)))
 
     def resign(self, owner: str) -> None:
         self._redis.eval(_RESIGN, 1, LEADER, owner)
@@ -338,7 +332,7 @@ class RedisBroker(Broker):
             pipe.sadd(WORKERS, worker.name)
             pipe.set(worker_key(worker.name), worker.encode(), px=milliseconds)
             if worker.job is not None:
-                pipe.eval(_RENEW, 1, lease_key(worker.job), worker.name, milliseconds)
+                pipe.eval(_HOLD, 1, lease_key(worker.job), worker.name, milliseconds)
             answers = pipe.execute()
         return worker.job is None or bool(answers[-1])
 

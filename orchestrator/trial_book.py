@@ -52,9 +52,8 @@ class TrialBook:
                 if trial.state == optuna.trial.TrialState.RUNNING:  # killed in the middle of ask
                     study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                 continue
-            record = self._records[trial.number] = from_ledger(trial, seed)
-            if record.stopping and record.state not in FINISHED:
-                self._decide(record, record.stopping)
+            self._records[trial.number] = from_ledger(trial, seed)
+        self.remind()
 
     def __iter__(self) -> Iterator[TrialRecord]:
         return iter(self._records.values())
@@ -167,12 +166,8 @@ class TrialBook:
             return
         # What nobody had begun is no fault of the trial.
         begun = record.state == TrialState.RUNNING
-        failure = Failure(
-            kind=FailureKind.LOST if begun else FailureKind.RETURNED,
-            message="its worker was lost: no heartbeat, or a lost job",
-        )
-        self.revoked.append(record.job)  # should its worker live on all the same
-        self._fail_attempt(record, failure)
+        kind = FailureKind.LOST if begun else FailureKind.RETURNED
+        self._take_back(record, kind, "its worker was lost: no heartbeat, or a lost job")
 
     def refuse(self, record: TrialRecord, reason: str) -> None:
         """A worker would not run its job (g)."""
@@ -181,8 +176,11 @@ class TrialBook:
 
     def put_out_again(self, record: TrialRecord, reason: str) -> None:
         """Take it back from wherever it is, without fault of its own (g)."""
-        self.revoked.append(record.job)
-        self._fail_attempt(record, Failure(kind=FailureKind.RETURNED, message=reason))
+        self._take_back(record, FailureKind.RETURNED, reason)
+
+    def _take_back(self, record: TrialRecord, kind: FailureKind, reason: str) -> None:
+        self.revoked.append(record.job)  # should its worker live on all the same
+        self._fail_attempt(record, Failure(kind=kind, message=reason))
 
     # -- a rest ---------------------------------------------------------------------------------
 

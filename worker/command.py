@@ -24,7 +24,6 @@ _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?
 _POLL = 0.5  # seconds between looks at the decisions while the program says nothing
 _TAIL = 30  # lines of output kept to explain a failure
 _LONGEST = 65536  # characters of a line; what is longer counts as several
-_WITHHELD = {*SECRETS, "JUSTRIGHT_ARTIFACTS"}  # whose URL may have a password as well
 _AHEAD = 1000  # lines that a program may be ahead of us; then it waits
 
 
@@ -187,7 +186,7 @@ def _start(arguments: list[str]) -> subprocess.Popen[str]:
 
 def _environment() -> dict[str, str]:
     """Ours without what opens Redis or signs jobs: a program needs none of it."""
-    return {name: value for name, value in os.environ.items() if name not in _WITHHELD}
+    return {name: value for name, value in os.environ.items() if name not in SECRETS}
 
 
 def _check_end(code: int, step: int, metric: str | None, tail: str) -> None:

@@ -114,12 +114,12 @@ class _Running:
     training: TrialTraining
     checkpoints: Checkpoints | None
 
-    def save(self) -> bool:
-        """Write a checkpoint of it as it is; whether there is one now."""
+    def save(self) -> None:
+        """Write a checkpoint of it as it is, if it has any."""
         if self.checkpoints is None:
-            return False
+            return
         state = self.training.state() | {"losses": dict(self.attempt.losses)}
-        return self.checkpoints.save(state, self.training.epoch, self.training.batch)
+        self.checkpoints.save(state, self.training.epoch, self.training.batch)
 
     def end(self, kind: OutcomeKind, reason: str = "", failure: Failure | None = None) -> None:
         self.attempt.end(kind, step=self.training.epoch, reason=reason, failure=failure)

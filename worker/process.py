@@ -83,7 +83,7 @@ class Child:
         self._environment, self._options = environment, options
         ours, theirs = socket.socketpair()
         # Its user's code need not know what signs jobs, nor what opens the storage.
-        withheld = {*SECRETS} - {"JUSTRIGHT_REDIS_URL"}
+        withheld = {*SECRETS} - {"JUSTRIGHT_REDIS_URL", "JUSTRIGHT_ARTIFACTS"}
         inherited = {k: v for k, v in os.environ.items() if k not in withheld}
         with theirs:
             self.process = subprocess.Popen(
