@@ -47,12 +47,17 @@ def running(found: Snapshot) -> list[int]:
     return [t.number for t in found.trials if t.state == TrialState.RUNNING]
 
 
+def rest(house: House) -> Snapshot:
+    """Pause the study, and wait until nothing is trained any more."""
+    house.broker.send(Pause(study="s"))
+    return turn_until(house, lambda s: s.state == StudyState.PAUSED and not running(s))
+
+
 def test_a_paused_study_rests_and_goes_on(tmp_path: Path) -> None:
     house = House(tmp_path, workers=2)
     house.submit(trials=6, **NO_STOPS)
     turn_until(house, lambda s: len(running(s)) == 2)
-    house.broker.send(Pause(study="s"))
-    found = turn_until(house, lambda s: s.state == StudyState.PAUSED and not running(s))
+    found = rest(house)
     paused = [t.number for t in found.trials if t.state == TrialState.PAUSED]
     assert paused
     assert "justright resume s" in found.note
@@ -83,8 +88,7 @@ def test_time_at_rest_does_not_count(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.submit(trials=4, timeout=1000.0, **NO_STOPS)
     turn_until(house, lambda s: bool(running(s)))
-    house.broker.send(Pause(study="s"))
-    turn_until(house, lambda s: s.state == StudyState.PAUSED and not running(s))
+    rest(house)
     house.clock.now += 5000.0
     house.turn()
     assert snapshot(house).state == StudyState.PAUSED
@@ -98,8 +102,7 @@ def test_submitted_again_a_paused_study_goes_on(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.submit(trials=3, **NO_STOPS)
     turn_until(house, lambda s: bool(running(s)))
-    house.broker.send(Pause(study="s"))
-    turn_until(house, lambda s: s.state == StudyState.PAUSED and not running(s))
+    rest(house)
     house.submit("s2", trials=3, **NO_STOPS)
     check(house, house.run(submission="s2"), trials=3)
 
@@ -283,8 +286,7 @@ def test_a_pause_that_is_delivered_twice_is_one(tmp_path: Path) -> None:
     house = House(tmp_path, workers=2)
     house.submit(trials=4, **NO_STOPS)
     turn_until(house, lambda s: len(running(s)) == 2)
-    house.broker.send(Pause(study="s"))
-    turn_until(house, lambda s: s.state == StudyState.PAUSED and not running(s))
+    rest(house)
     for trial in snapshot(house).trials:
         base = {"study": "s", "trial": trial.number, "attempt": trial.attempt}
         lost = Failure(kind=FailureKind.CRASHED, message="m")
