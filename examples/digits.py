@@ -1,4 +1,4 @@
-"""Handwritten digits (scikit-learn's, 8 × 8 pixels): a small MLP and a small CNN."""
+"""Handwritten digits (scikit-learn's, 8 × 8 pixels): a small MLP, CNN and transformer."""
 
 import torch
 from sklearn.datasets import load_digits
@@ -62,3 +62,33 @@ class DigitsCNN(Digits):
             nn.Dropout(0.2),
             nn.Linear(8 * width, 10),
         )
+
+
+class DigitsTransformer(Digits):
+    """A small transformer over the rows: justright tune examples/digits.py:DigitsTransformer"""
+
+    epochs = 10
+    optimizer = "adamw"
+    schedule = "cosine"
+    width = 32
+
+    def model(self):
+        return Rows(self.width)
+
+
+class Rows(torch.nn.Module):
+    """Reads the 8 rows of an image as a sequence."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.embed = torch.nn.Linear(8, width)
+        self.place = torch.nn.Parameter(0.02 * torch.randn(8, width))
+        layer = torch.nn.TransformerEncoderLayer(
+            width, nhead=4, dim_feedforward=2 * width, batch_first=True, norm_first=True
+        )
+        self.encoder = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = torch.nn.Linear(width, 10)
+
+    def forward(self, images):
+        rows = self.embed(images.view(-1, 8, 8)) + self.place
+        return self.head(self.encoder(rows).mean(dim=1))

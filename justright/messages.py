@@ -79,6 +79,18 @@ class Failure(BaseModel):
     counts: bool = True  #: Against the trial's attempts; not where it got on all the same.
 
 
+class LanePlan(BaseModel):
+    """How the trials of a study are trained, as a worker has measured it."""
+
+    model_config = _DATA
+
+    lanes: int = Field(default=1, ge=1)  #: Trials in a job.
+    stack: int = Field(default=1, ge=1)  #: Trials that are fused, at most; 1: none are.
+    fuse_from: int = Field(default=2, ge=2)  #: Fewer than that are trained one by one.
+    speedup: float = Field(default=1.0, gt=0)  #: Steps of all lanes per second, over one by one.
+    reason: str = ""  #: Why they are trained one by one.
+
+
 # -- client to orchestrator ---------------------------------------------------------------------
 
 
@@ -149,6 +161,9 @@ class Job(Message):
     stall: float | None = Field(default=None, gt=0)  #: Seconds without a sign of life to wait.
     tidy: bool = False
     trials: tuple[TrialWork, ...] = ()
+    plan: LanePlan = LanePlan()  #: How to train them.
+    lanes: int | None = Field(default=None, ge=1)  #: For a look: plan for so many; None: measure.
+    most: int = Field(default=1, ge=1)  #: For a look: more lanes than that would stay empty.
 
 
 class Decision(Message):
@@ -182,6 +197,7 @@ class Inspection(Message):
     initial_loss: Loss = None  #: Validation loss before any training.
     search_schedule: bool = False  #: The task wants its schedule searched as well.
     details: dict[str, Scalar] = Field(default_factory=dict)
+    plan: LanePlan = LanePlan()
     failure: Failure | None = None
 
 
@@ -265,7 +281,7 @@ class WorkerInfo(Message):
     host: str
     pid: int
     device: str
-    lanes: int = Field(default=1, ge=1)
+    lanes: int | None = Field(default=None, ge=1)  #: None: as many as are measured to pay.
     job: str | None = None  #: None: idle.
     study: str | None = None
     since: float = 0.0
@@ -327,6 +343,7 @@ class Snapshot(Message):
     answer: Answer | None = None
     failure: Failure | None = None
     note: str = ""  #: What the study waits for.
+    plan: LanePlan | None = None  #: None: nobody has looked at the task yet.
     refused: dict[str, str] = Field(default_factory=dict)  #: Latest refused Submits, and why.
     seconds: float = 0.0
 

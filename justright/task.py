@@ -42,6 +42,9 @@ class Task:
     #: and "cosine" fall to 0; "step" divides by 10 at 50 % and 75 %; "onecycle" rises for 30 % and
     #: falls to 0; "search" lets the study try them all.
     schedule: ScheduleName = "constant"
+    #: The largest norm that a gradient may have, all parameters together; larger ones are scaled
+    #: down to it. None: any.
+    clip_grad_norm: float | None = None
     #: A loss above this many times the untrained one means: diverged.
     divergence_factor: float = 100.0
 

@@ -310,7 +310,7 @@ def status_tables(
         people.add_column(name, no_wrap=True)
     for worker in workers:
         doing = worker.study or "idle"
-        people.add_row(Text(worker.name), worker.pool, worker.device, str(worker.lanes), doing)
+        people.add_row(Text(worker.name), worker.pool, worker.device, str(worker.lanes or "auto"), doing)
     service = f"orchestrator  {leader}" if leader else "no orchestrator is active"
     empty = Text("no studies yet", style="dim")
     return Group(

@@ -68,13 +68,14 @@ class Checkpoints:
     folder: str  #: Within the artifacts.
     attempt: int
     every: float  #: Seconds of training between two.
+    lanes: int = 1  #: How many trials are saved in turn, and share what that may cost.
     _last: float = field(default_factory=time.monotonic)
     _cost: float = 0.0  # seconds that the last one took
 
     @property
     def due(self) -> bool:
         """Whether it is time for one: often enough to lose little, seldom enough to cost little."""
-        return time.monotonic() - self._last > max(self.every, self._cost / _SHARE)
+        return time.monotonic() - self._last > max(self.every, self.lanes * self._cost / _SHARE)
 
     def save(self, state: State, epoch: int, batch: int) -> bool:
         """Write a checkpoint; False: the place refused, which is logged. The training goes on."""

@@ -22,7 +22,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from justright.messages import FailureKind, Job, decode_as
-from justright.processes import die_with_parent
+from justright.processes import die_with_parent, keep_freed_memory
 from justright.redis_broker import RedisBroker, connect
 from justright.settings import load_settings
 from worker.permission import Permission, read_permission
@@ -39,6 +39,7 @@ def main(descriptor: int, permission: Permission) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave_it_to_the_parent(os.getpid()))
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # where does it hang?
+    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(message)s")
     line = _Line(socket.socket(fileno=descriptor))
     line.start()

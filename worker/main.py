@@ -176,7 +176,7 @@ def _serve(
         host=socket.gethostname(),
         pid=os.getpid(),
         device=f"cuda:{gpu}" if gpu else "cpu",
-        lanes=1 if lanes == "auto" else int(lanes),
+        lanes=None if lanes == "auto" else int(lanes),
     )
     heart = Heart(broker, info, settings.lease)
     heart.beat()

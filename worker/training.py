@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -23,6 +23,7 @@ from justright.errors import TaskError
 from justright.messages import TrialWork
 from justright.task import Task
 from worker.data import Batches, as_batches
+from worker.lanes import FusedLanes, Lanes, OneLane
 from worker.loading import user_code
 from worker.schedules import schedule
 
@@ -70,17 +71,22 @@ class TrialTraining:
     seconds: float = 0.0  #: Time spent on them.
     random: dict[str, Any] = field(default_factory=dict)  #: Where randomness stands after them.
 
+    def rates(self, progress: float) -> list[float]:
+        """The rate of each parameter group after that share of the training."""
+        factor = self.factor(progress)
+        return [rate * factor for rate in self.base_rates]
+
     def state(self) -> dict[str, Any]:
         """All of it as tensors and plain values. Not while a batch is under way."""
         return {
             "lr": self.work.lr,
             "seed": self.work.seed,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": _alone(self.model.state_dict()),
+            "optimizer": _alone(self.optimizer.state_dict()),
             "kind": type(self.optimizer).__name__,
             "epoch": self.epoch,
             "batch": self.batch,
-            "total": self.total,
+            "total": _alone(self.total),
             "seen": self.seen,
             "seconds": self.seconds,
             "random": self.random,
@@ -104,6 +110,18 @@ class TrialTraining:
         self.total = total.to(device) if total is not None else None
         self.epoch, self.batch, self.seen = state["epoch"], state["batch"], state["seen"]
         self.seconds, self.random = state["seconds"], state["random"]
+
+
+def _alone(value: Any) -> Any:
+    """The same without what lies around it: a row of a stack would be saved with all lanes."""
+    if isinstance(value, torch.Tensor):
+        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
+        return value if whole else value.clone()
+    if isinstance(value, dict):
+        return {key: _alone(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_alone(item) for item in value]
+    return value
 
 
 class TaskTrainer:
@@ -153,11 +171,21 @@ class TaskTrainer:
             f"moving what {what}() returned to {self.device}",
         )
 
+    @property
+    def training_batches(self) -> Batches:
+        """The training data."""
+        return self._train
+
+    @property
+    def steps(self) -> int:
+        """Batches of a full training."""
+        return self.epochs * len(self._train)
+
     # -- one trial ----------------------------------------------------------------------------
 
     def start(self, work: TrialWork) -> TrialTraining:
         """A trial at its beginning: initial weights from its seed alone."""
-        _seed(work.seed, 0)
+        seed_for(work.seed, 0)
         model = user_code(self.task.model)
         if not isinstance(model, torch.nn.Module):
             raise TaskError(
@@ -171,83 +199,114 @@ class TaskTrainer:
             chosen = "constant"
         return TrialTraining(work, model, optimizer, rates, schedule(chosen))
 
+    def lanes(self, trials: Sequence[TrialTraining]) -> Lanes:
+        """These trials, all at the same step and of the same seed, to be trained side by side."""
+        kind = OneLane if len(trials) == 1 else FusedLanes
+        return kind(trials, self._loss, self.task.clip_grad_norm)
+
     def train_epoch(
         self, trial: TrialTraining, interrupted: Callable[[], bool] = lambda: False
     ) -> EpochResult | None:
-        """One pass over the training data, or the rest of one, then the validation loss.
+        """One trial alone, as ``train_lanes``."""
+        results = self.train_lanes(self.lanes([trial]), interrupted)
+        return results[0] if results else None
+
+    def train_lanes(
+        self, lanes: Lanes, interrupted: Callable[[], bool] = lambda: False
+    ) -> list[EpochResult] | None:
+        """One pass over the training data, or the rest of one, then the validation losses.
 
         ``interrupted`` is asked after each batch but the last; once it says so, None is returned,
-        and the trial stands between two batches.
+        and the trials stand between two batches. Results are in the order of the lanes; those that
+        diverged on the way have left.
         """
         began = time.perf_counter()
-        whole = user_code(lambda: self._pass(trial, interrupted))
+        trials = list(lanes.trials)
+        whole = user_code(lambda: self._pass(lanes, interrupted))
         if not whole:
-            trial.seconds += time.perf_counter() - began
+            spent = (time.perf_counter() - began) / len(trials)
+            for trial in trials:
+                trial.seconds += spent
             return None
-        train_loss = float(whole[0]) / max(1, trial.seen)
+        losses = {}
+        if self._validation is not None and lanes.trials:
+            losses = self._validated(lanes)
+        share = (time.perf_counter() - began) / len(trials)
+        return [self._result(trial, losses, share) for trial in trials]
+
+    def _validated(self, lanes: Lanes) -> dict[int, float]:
+        found = user_code(lambda: self.validate(lanes))
+        return {id(trial): loss for trial, loss in zip(lanes.trials, found, strict=True)}
+
+    def _result(self, trial: TrialTraining, losses: dict[int, float], share: float) -> EpochResult:
+        """What its epoch gave; the trial stands at the beginning of the next."""
+        assert trial.total is not None
+        train_loss = float(trial.total) / max(1, trial.seen)
+        loss = losses.get(id(trial), train_loss)
+        seconds = trial.seconds + share
         trial.epoch, trial.batch, trial.seen, trial.total = trial.epoch + 1, 0, 0, None
-        before, trial.seconds = trial.seconds, 0.0
-        loss = train_loss
-        if self._validation is not None and math.isfinite(train_loss):
-            loss = user_code(lambda: self.validate(trial.model))
+        trial.seconds = 0.0
         return EpochResult(
             epoch=trial.epoch,
             loss=loss if math.isfinite(loss) else None,
             train_loss=train_loss if math.isfinite(train_loss) else None,
             diverged=self._divergence(loss, trial.epoch),
-            seconds=before + time.perf_counter() - began,
+            seconds=seconds,
         )
 
-    def _pass(
-        self, trial: TrialTraining, interrupted: Callable[[], bool]
-    ) -> tuple[torch.Tensor] | None:
-        """Train on every batch that is left; returns the sum of all losses, None if interrupted.
+    def _pass(self, lanes: Lanes, interrupted: Callable[[], bool]) -> bool:
+        """Train on every batch that is left; False if interrupted.
 
-        The sum is nan or inf as soon as a loss is.
+        Adds up each trial's losses; the sum is nan or inf as soon as a loss is, and such a trial
+        leaves at the next look, or at the end.
         """
-        model, optimizer = trial.model, trial.optimizer
-        model.train()
+        lanes.train(True)
+        lead = lanes.trials[0]
+        epoch, first, seen = lead.epoch, lead.batch, lead.seen
         steps = len(self._train)
-        _seed(trial.work.seed, trial.epoch + 1)
-        total = torch.zeros((), device=self.device) if trial.total is None else trial.total
+        seed_for(lead.work.seed, epoch + 1)
         batches = enumerate(self._train)
-        for _ in islice(batches, trial.batch):
+        for _ in islice(batches, first):
             pass  # the same order again, up to where it was interrupted
-        if trial.random:
-            _set_random_state(trial.random)
+        if lead.random:
+            _set_random_state(lead.random)
+        for trial in lanes.trials:
             trial.random = {}
+        totals = self._totals(lanes)
         for index, (inputs, targets) in batches:
-            factor = trial.factor((trial.epoch * steps + index) / (self.epochs * steps))
-            for group, rate in zip(optimizer.param_groups, trial.base_rates, strict=True):
-                group["lr"] = rate * factor
-            loss = self._loss(model, inputs, targets)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            losses = lanes.step(inputs, targets, (epoch * steps + index) / (self.epochs * steps))
             count = len(targets)
-            total += loss.detach() * count
-            trial.seen += count
-            if index % _CHECK_EVERY == _CHECK_EVERY - 1 and not torch.isfinite(total):
-                break
-            if index + 1 < steps:
-                trial.batch, trial.total = index + 1, total
-                if interrupted():
-                    return None
-        return (total,)
+            totals = totals + losses * count
+            seen += count
+            last = index + 1 == steps
+            for trial, total in zip(lanes.trials, totals.unbind(0), strict=True):
+                trial.batch, trial.seen, trial.total = index + 1, seen, total
+            if last or index % _CHECK_EVERY == _CHECK_EVERY - 1:
+                totals = _drop_diverged(lanes, totals)
+                if not lanes.trials:
+                    break
+            if not last and interrupted():
+                return False
+        return True
+
+    def _totals(self, lanes: Lanes) -> torch.Tensor:
+        """The sums of the losses of this epoch so far, shape (lanes,)."""
+        zero = torch.zeros((), device=self.device)
+        return torch.stack([zero if t.total is None else t.total for t in lanes.trials])
 
     @torch.no_grad()  # not inference_mode: a tensor that the task keeps must serve training, too
-    def validate(self, model: torch.nn.Module) -> float:
-        """The mean validation loss (over the training data where there is no other)."""
-        model.eval()
-        total = torch.zeros((), device=self.device)
+    def validate(self, lanes: Lanes) -> list[float]:
+        """The mean validation losses (over the training data where there is no other)."""
+        lanes.train(False)
+        total = torch.zeros(len(lanes.trials), device=self.device)
         seen = 0
         for inputs, targets in self._validation or self._train:
-            total += self._loss(model, inputs, targets) * len(targets)
+            total = total + lanes.losses(inputs, targets) * len(targets)
             seen += len(targets)
             self.alive()
-        return float(total) / max(1, seen)
+        return [float(one) / max(1, seen) for one in total.tolist()]
 
-    def _loss(self, model: torch.nn.Module, inputs: Any, targets: Any) -> torch.Tensor:
+    def _loss(self, model: Callable[[Any], Any], inputs: Any, targets: Any) -> torch.Tensor:
         loss = self.task.loss(model(inputs), targets)
         if not isinstance(loss, torch.Tensor) or loss.ndim != 0:
             found = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
@@ -324,8 +383,8 @@ class TaskTrainer:
     def measure_initial_loss(self, seed: int) -> None:
         """Set ``initial_loss``, the validation loss before training; None where not finite."""
         trial = self.start(TrialWork(number=0, lr=1e-8, seed=seed, attempt=1))
-        loss = user_code(
-            lambda: self.validate(trial.model), "the loss of the model on validation_data()"
+        (loss,) = user_code(
+            lambda: self.validate(self.lanes([trial])), "the loss of the model on validation_data()"
         )
         self.initial_loss = loss if math.isfinite(loss) else None
 
@@ -333,6 +392,15 @@ class TaskTrainer:
     def search_schedule(self) -> bool:
         """Whether the task leaves its schedule to the study."""
         return self.task.schedule == "search"
+
+
+def _drop_diverged(lanes: Lanes, totals: torch.Tensor) -> torch.Tensor:
+    """Let the lanes leave whose sum is not finite; the sums of the others."""
+    good = [lane for lane, fine in enumerate(torch.isfinite(totals).tolist()) if fine]
+    if len(good) == len(lanes.trials):
+        return totals
+    lanes.keep(good)
+    return totals[good]
 
 
 def _shape(value: Any) -> str:
@@ -363,7 +431,8 @@ def _set_random_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(numbers), gauss))
 
 
-def _seed(seed: int, epoch: int) -> None:
+def seed_for(seed: int, epoch: int) -> None:
+    """Seed all generators for an epoch, counted from 1; 0 is for the initial weights."""
     mixed = (seed * 1_000_003 + epoch) % 2**32
     torch.manual_seed(mixed)
     np.random.seed(mixed)

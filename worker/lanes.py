@@ -1,0 +1,142 @@
+"""What trains the trials of one group, a batch at a time: one alone, or several as lanes.
+
+Lanes are trials of the same task and seed, at the same step: they see the same batches, and the
+same dropout, and differ in their rates. All lanes' losses come from one forward pass through the
+task's own model under ``torch.func.vmap``, all gradients from one backward pass of their sum. A
+lane's gradient does not depend on the others, so whatever happens to it, NaN included, the others
+compute what they would compute alone.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.func import functional_call, vmap
+
+from worker.lane_forms import LaneForms
+from worker.stack import Stack, clip_lanes
+
+if TYPE_CHECKING:
+    from worker.training import TrialTraining
+
+Forward = Callable[[Any], Any]
+#: The scalar loss of one batch: of a model (or what stands for it), inputs and targets.
+Loss = Callable[[Forward, Any, Any], torch.Tensor]
+
+
+class Lanes(ABC):
+    """Some trials at the same step, in training."""
+
+    def __init__(self, trials: Sequence[TrialTraining], loss: Loss, clip: float | None) -> None:
+        """``clip``: the largest norm of a trial's gradient, None: any."""
+        self.trials = list(trials)
+        self._loss, self._clip = loss, clip
+
+    @abstractmethod
+    def step(self, inputs: Any, targets: Any, progress: float) -> torch.Tensor:
+        """Train every lane on one batch; returns their losses before it, shape (lanes,).
+
+        ``progress`` is the share of the training that is done, for the schedules.
+        """
+
+    @abstractmethod
+    def losses(self, inputs: Any, targets: Any) -> torch.Tensor:
+        """The losses on one batch, in evaluation mode: shape (lanes,)."""
+
+    @abstractmethod
+    def keep(self, chosen: Sequence[int]) -> None:
+        """Let all lanes leave but these, by their place."""
+
+    def train(self, on: bool) -> None:
+        """Switch all models to training, or to evaluation."""
+        for trial in self.trials:
+            trial.model.train(on)
+
+
+class OneLane(Lanes):
+    """One trial, by its own model and torch.optim optimizer."""
+
+    def step(self, inputs: Any, targets: Any, progress: float) -> torch.Tensor:
+        (trial,) = self.trials
+        optimizer = trial.optimizer
+        for group, rate in zip(optimizer.param_groups, trial.rates(progress), strict=True):
+            group["lr"] = rate
+        loss = self._loss(trial.model, inputs, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._clip is not None:
+            torch.nn.utils.clip_grad_norm_(trial.model.parameters(), self._clip)
+        optimizer.step()
+        return loss.detach().view(1)
+
+    def losses(self, inputs: Any, targets: Any) -> torch.Tensor:
+        return self._loss(self.trials[0].model, inputs, targets).view(1)
+
+    def keep(self, chosen: Sequence[int]) -> None:
+        self.trials = [self.trials[lane] for lane in chosen]
+
+
+class FusedLanes(Lanes):
+    """Trials whose stacked weights take one forward and one backward pass together.
+
+    Raises, here and in ``step``, whatever torch raises for what cannot be computed in lanes.
+    """
+
+    def __init__(self, trials: Sequence[TrialTraining], loss: Loss, clip: float | None) -> None:
+        super().__init__(trials, loss, clip)
+        self._widest = 1  # samples that all lanes have trained on at once
+        self._restack()
+
+    def _restack(self) -> None:
+        self._stack = Stack(self.trials)
+        self._model = self.trials[0].model
+        self._forms = LaneForms(len(self.trials))
+
+    def keep(self, chosen: Sequence[int]) -> None:
+        if len(chosen) < len(self.trials):
+            self.trials = [self.trials[lane] for lane in chosen]
+            if self.trials:
+                self._restack()
+
+    def step(self, inputs: Any, targets: Any, progress: float) -> torch.Tensor:
+        stack = self._stack
+        self._widest = max(self._widest, len(self.trials) * len(targets))
+        losses = self._forward(stack.parameters, stack.buffers, inputs, targets)
+        grads = torch.autograd.grad(losses.sum(), stack.leaves, allow_unused=True)
+        if self._clip is not None:
+            grads = clip_lanes(grads, self._clip)
+        stack.optimizer.step(grads, [trial.rates(progress) for trial in self.trials])
+        return losses.detach()
+
+    def losses(self, inputs: Any, targets: Any) -> torch.Tensor:
+        # Held-out data come in larger batches: as many lanes at once as training has room for.
+        size = max(1, self._widest // len(targets))
+        found = [
+            self._forward(
+                {name: stack[at : at + size] for name, stack in self._stack.parameters.items()},
+                {name: stack[at : at + size] for name, stack in self._stack.buffers.items()},
+                inputs,
+                targets,
+            )
+            for at in range(0, len(self.trials), size)
+        ]
+        return torch.cat(found)
+
+    def _forward(
+        self,
+        parameters: dict[str, torch.Tensor],
+        buffers: dict[str, torch.Tensor],
+        inputs: Any,
+        targets: Any,
+    ) -> torch.Tensor:
+        def one(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
+            def forward(x: Any) -> Any:
+                return functional_call(self._model, (own, state), (x,))
+
+            return self._loss(forward, inputs, targets)
+
+        with self._forms:
+            return vmap(one, randomness="same")(parameters, buffers)  # type: ignore[no-any-return]
