@@ -14,7 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from justright.lifecycle import FINISHED, TrialState
-from justright.messages import Answer, Failure, FailureKind, Snapshot, TrialView, WorkerInfo
+from justright.messages import (
+    Answer,
+    Failure,
+    FailureKind,
+    LanePlan,
+    Snapshot,
+    TrialView,
+    WorkerInfo,
+)
 
 _BARS = "▁▂▃▄▅▆▇█"
 _STYLES = {
@@ -50,7 +58,7 @@ class LineView:
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
         self._told: set[int] = set()
-        self._note = ""
+        self._note = self._plan = ""
 
     def __enter__(self) -> LineView:
         return self
@@ -64,10 +72,23 @@ class LineView:
         if snapshot.note and snapshot.note != self._note:
             print(snapshot.note, file=sys.stderr, flush=True)
         self._note = snapshot.note
+        plan = describe(snapshot.plan)
+        if plan and plan != self._plan:
+            print(plan, file=sys.stderr, flush=True)
+        self._plan = plan
         for trial in snapshot.trials:
             if trial.state in FINISHED and trial.number not in self._told:
                 self._told.add(trial.number)
                 print(_line(trial, snapshot), file=sys.stderr, flush=True)
+
+
+def describe(plan: LanePlan | None) -> str:
+    """How the trials are trained; "" where there is nothing to say."""
+    if plan is None or (plan.stack == 1 and not plan.reason):
+        return ""
+    if plan.stack == 1:
+        return f"trained one by one: {plan.reason}"
+    return f"{plan.stack} lanes, together {plan.speedup:g} times as fast as one by one"
 
 
 def _line(trial: TrialView, snapshot: Snapshot) -> str:
@@ -138,6 +159,9 @@ class TableView:
         )
         rows = max(5, self._console.height - 8)
         parts: list[RenderableType] = [trial_table(snapshot, rows), self._progress]
+        plan = describe(snapshot.plan)
+        if plan:
+            parts.append(Text(plan, style="dim"))
         if snapshot.note:
             parts.append(Text(snapshot.note, style="yellow"))
         self._live.update(Group(*parts))
@@ -285,6 +309,12 @@ def print_trial_failures(snapshot: Snapshot) -> None:
         print_failure(failure)
 
 
+def _note(snapshot: Snapshot) -> str:
+    """What there is to say of a study: what it waits for, why it failed, how it is trained."""
+    failure = _first_line(snapshot.failure) if snapshot.failure else ""
+    return snapshot.note or failure or describe(snapshot.plan)
+
+
 def status_tables(
     snapshots: Sequence[Snapshot], workers: Sequence[WorkerInfo], leader: str | None
 ) -> RenderableType:
@@ -303,14 +333,16 @@ def status_tables(
             f"{ended}/{snapshot.total}",
             f"{answer.best_lr:.4g}" if answer and found else "",
             f"{answer.loss:.4g}" if answer and found else "",
-            _one_line(snapshot.note or (_first_line(snapshot.failure) if snapshot.failure else "")),
+            _one_line(_note(snapshot)),
         )
     people = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("worker", "pool", "device", "lanes", "works on"):
         people.add_column(name, no_wrap=True)
     for worker in workers:
         doing = worker.study or "idle"
-        people.add_row(Text(worker.name), worker.pool, worker.device, str(worker.lanes or "auto"), doing)
+        people.add_row(
+            Text(worker.name), worker.pool, worker.device, str(worker.lanes or "auto"), doing
+        )
     service = f"orchestrator  {leader}" if leader else "no orchestrator is active"
     empty = Text("no studies yet", style="dim")
     return Group(

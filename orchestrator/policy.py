@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,16 @@ from optuna.trial import FrozenTrial, TrialState
 from justright.messages import Inspection
 from justright.spec import StudySpec
 from orchestrator import ledger
-from orchestrator.sampling import make_pruner, make_sampler, search_space, start_rates
+from orchestrator.sampling import (
+    LEARNS_NOTHING,
+    TPE_STARTUP,
+    make_pruner,
+    make_sampler,
+    search_space,
+    start_rates,
+)
 
+_ROUNDS = 4  # in which a sampler that learns proposes its trials, at least
 _FINALISTS = 3  # rates that are trained again with other seeds when replicates are asked for
 
 
@@ -43,6 +52,13 @@ class Policy(ABC):
     @abstractmethod
     def exhausted(self) -> bool:
         """Whether it has nothing more to propose, whatever else ends."""
+
+    @abstractmethod
+    def at_once(self, lanes: int, workers: int) -> int:
+        """How many trials to start in the next job, at least 1, where ``lanes`` would be fastest.
+
+        ``workers`` of them share what is left.
+        """
 
     @abstractmethod
     def propose(self) -> Proposal | None:
@@ -99,6 +115,16 @@ class OptunaPolicy(Policy):
     def exhausted(self) -> bool:
         trials = self._asked()
         return not self._searching(trials) and not self._missing_replicates(trials)
+
+    def at_once(self, lanes: int, workers: int) -> int:
+        asked = len(self._asked())
+        share = max(1, math.ceil((self.total - asked) / max(1, workers)))
+        lanes = min(lanes, share)
+        if self._spec.sampler in LEARNS_NOTHING:
+            return lanes
+        blind = len(self._starts) if self._spec.sampler == "auto" else TPE_STARTUP
+        left = blind - asked if asked < blind else math.ceil(self._spec.trials / _ROUNDS)
+        return max(1, min(lanes, left))
 
     def propose(self) -> Proposal | None:
         trials = self._asked()

@@ -248,10 +248,9 @@ class Reconciler:
                     hungry.append(run)
 
     def _next_job(self, run: StudyRun, workers: list[WorkerInfo]) -> Job | None:
-        lanes = min(worker.lanes for worker in workers)
-        if run.spec.lanes != "auto":
-            lanes = run.spec.lanes
-        return self._safely(run, lambda: run.next_job(lanes, _new_id))
+        told = [worker.lanes for worker in workers if worker.lanes is not None]
+        lanes = min(told, default=None) if run.spec.lanes == "auto" else run.spec.lanes
+        return self._safely(run, lambda: run.next_job(lanes, len(workers), _new_id))
 
     def _drop_untrainable(self) -> None:
         """A study whose task could not even be loaded leaves nothing but the news of it."""

@@ -25,6 +25,8 @@ from justright.spec import KNOWN_GOOD_LR, StudySpec
 from orchestrator import ledger
 from orchestrator.zoom import RESOLUTION, HopelessPruner, ZoomSampler
 
+LEARNS_NOTHING = frozenset({"random", "qmc", "grid"})  #: Samplers that look at no result.
+TPE_STARTUP = 10  #: Trials that TPE, and GP, draw at random first.
 SCHEDULES = ("constant", "linear", "cosine", "step", "onecycle")
 
 Distributions = dict[str, BaseDistribution]
@@ -80,7 +82,7 @@ def make_sampler(spec: StudySpec, space: Distributions, asked: int) -> BaseSampl
         case "auto" if len(space) == 1:
             return ZoomSampler(seed)
         case "auto" | "tpe":
-            startup = starts if spec.sampler == "auto" else 10
+            startup = starts if spec.sampler == "auto" else TPE_STARTUP
             sampler: BaseSampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
             return LearnsFromAll(sampler, uses_pruned=True)
         case "gp":

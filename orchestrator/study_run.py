@@ -29,6 +29,7 @@ from justright.messages import (
     FailureKind,
     Inspection,
     Job,
+    LanePlan,
     Outcome,
     Report,
     Snapshot,
@@ -135,14 +136,20 @@ class StudyRun:
             not records or any(r.job and not r.stopping for r in records) for records in jobs
         )
 
-    def next_job(self, lanes: int, new_id: Callable[[], str]) -> Job | None:
-        """The next thing to train, recorded as queued; None where there is none at present."""
+    def next_job(self, lanes: int | None, workers: int, new_id: Callable[[], str]) -> Job | None:
+        """The next thing to train, recorded as queued; None where there is none at present.
+
+        ``lanes``: trials in a job, None: as many as pay. ``workers``: who share what is left.
+        """
         if self.state == StudyState.PAUSED:
             return None
         if self.state == StudyState.INSPECTING:
-            return None if self._inspecting_job else self._inspection_job(new_id())
+            return None if self._inspecting_job else self._inspection_job(new_id(), lanes)
         waiting = self.trials.open_jobs().get("", [])
-        records = waiting[:lanes] or self._propose(lanes)
+        plan = self.inspection.plan if self.inspection else LanePlan()
+        records = waiting[: lanes or plan.lanes]
+        if not records and self._policy is not None:
+            records = self._propose(lanes or self._policy.at_once(plan.lanes, workers))
         return self._training_job(records, new_id()) if records else None
 
     def _propose(self, lanes: int) -> list[TrialRecord]:
@@ -167,10 +174,10 @@ class StudyRun:
             self._since = self._clock()
         return self._job(job, tuple(record.work() for record in records))
 
-    def _inspection_job(self, job: str) -> Job:
+    def _inspection_job(self, job: str, lanes: int | None) -> Job:
         self._inspecting_job = job
         self._set(ledger.JOB, job)
-        return self._job(job, ())
+        return self._job(job, ()).model_copy(update={"lanes": lanes, "most": self.spec.trials})
 
     def _job(self, job: str, works: tuple[TrialWork, ...]) -> Job:
         return Job(
@@ -183,6 +190,7 @@ class StudyRun:
             place=self._place,
             stall=self.spec.stall,
             trials=works,
+            plan=self.inspection.plan if self.inspection else LanePlan(),
         )
 
     def tidy_job(self, job: str) -> Job | None:
@@ -485,6 +493,7 @@ class StudyRun:
             note=note or self._rest(),
             refused=self.refused,
             seconds=self.elapsed(),
+            plan=self.inspection.plan if self.inspection else None,
         )
 
     def _rest(self) -> str:

@@ -1,13 +1,14 @@
 """Runs one job in the child process: loads the task, trains its trials, reports.
 
-Trials of one job are trained epoch by epoch in turn, so that all are compared at equal epochs.
+Trials of one job are trained epoch by epoch, fused or in turn, so that all are compared at equal
+epochs.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,11 @@ import torch
 
 from justright.errors import JustrightError, RefusedJob, UsageError, UserCodeError
 from justright.messages import (
-    Decision,
     Failure,
     FailureKind,
     Inspection,
     Job,
+    LanePlan,
     OutcomeKind,
     TrialWork,
 )
@@ -30,10 +31,12 @@ from worker.attempt import Attempt
 from worker.channel import Channel
 from worker.checkpoints import Checkpoints
 from worker.command import run_command
-from worker.loading import CommandLine, Objective, SourceWatch, load
+from worker.lane_plan import plan_lanes
+from worker.lanes import Lanes
+from worker.loading import CommandLine, Objective, SourceWatch, load, user_code
 from worker.objective import run_objective
 from worker.permission import Permission
-from worker.training import TaskTrainer, TrialTraining, pick_device, random_state
+from worker.training import EpochResult, TaskTrainer, TrialTraining, pick_device, random_state
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +109,7 @@ class _Loaded:
     what: TaskTrainer | Objective | CommandLine
 
 
-@dataclass
+@dataclass(eq=False)
 class _Running:
     """A trial of a task in training."""
 
@@ -147,6 +150,7 @@ class JobRunner:
         self._sources = SourceWatch()
         self._home = ""  # where the user's code that is loaded comes from
         self._spent = False
+        self._stack: Lanes | None = None
 
     def outdated(self, job: Job) -> bool:
         """Whether a new process is due before this job.
@@ -177,6 +181,7 @@ class JobRunner:
                 failure = self._failure(error)
                 self._channel.send(Inspection(study=job.study, job=job.id, failure=failure))
         finally:
+            self._stack = None
             self._sources.remember()  # what was imported on the way
             self._channel.flush()
             self._channel.watch("", ())
@@ -216,6 +221,7 @@ class JobRunner:
         what = self._load(job)
         if isinstance(what, TaskTrainer):
             details = what.inspect(job.seed)
+            plan = plan_lanes(what, job.seed, job.lanes, job.most)
             return Inspection(
                 study=job.study,
                 job=job.id,
@@ -223,12 +229,17 @@ class JobRunner:
                 initial_loss=what.initial_loss,
                 search_schedule=what.search_schedule,
                 details=details,
+                plan=plan,
             )
+        objective = isinstance(what, Objective)
+        owner = "an objective" if objective else "a program"
+        reason = f"{owner} has a training loop of its own"
         return Inspection(
             study=job.study,
             job=job.id,
-            kind="objective" if isinstance(what, Objective) else "command",
+            kind="objective" if objective else "command",
             epochs=job.epochs,
+            plan=LanePlan(lanes=job.lanes or 1, reason=reason),
         )
 
     def _train(self, job: Job) -> None:
@@ -256,23 +267,33 @@ class JobRunner:
         for work in job.trials:
             attempt = self._attempt(job, work)
             try:
-                running.append(self._begin(job, trainer, attempt))
+                # A first attempt has nothing to go on from: a store far away need not be asked.
+                running.append(self._begin(job, trainer, attempt, look=work.attempt > 1))
             except JustrightError as error:
                 self._fail(attempt, error)
+        plan = job.plan
         while running:
-            running = [one for one in running if self._one_epoch(trainer, one, until)]
+            group = next_group(running, plan)
+            others = [one for one in running if one not in group]
+            try:
+                left = self._one_epoch(trainer, group, until)
+            except NotFused as error:
+                plan = self._fuse_less(plan, group, error)
+                left = self._begin_again(job, trainer, group)
+            running = sorted(others + left, key=lambda one: one.attempt.work.number)
 
-    def _begin(self, job: Job, trainer: TaskTrainer, attempt: Attempt) -> _Running:
-        """The trial at its last checkpoint that can be used, else at its beginning."""
+    def _begin(self, job: Job, trainer: TaskTrainer, attempt: Attempt, look: bool) -> _Running:
+        """The trial at its beginning or, if it shall ``look``, at its last usable checkpoint."""
         work = attempt.work
         checkpoints = None
         if job.place:
             folder = f"{job.place}/{work.number}"
             every = self._checkpoint_every
-            checkpoints = Checkpoints(self._artifacts, folder, work.attempt, every)
+            checkpoints = Checkpoints(
+                self._artifacts, folder, work.attempt, every, lanes=len(job.trials)
+            )
         training = trainer.start(work)
-        # A first attempt has nothing to go on from: a store far away need not be asked.
-        for state in checkpoints.states() if checkpoints and work.attempt > 1 else ():
+        for state in checkpoints.states() if checkpoints and look else ():
             try:
                 training.restore(state)
                 attempt.losses = dict(state["losses"])
@@ -284,33 +305,75 @@ class JobRunner:
             break
         return _Running(attempt, training, checkpoints)
 
-    def _one_epoch(self, trainer: TaskTrainer, one: _Running, until: int) -> bool:
-        """Train one trial for one epoch and report it; False when its attempt has ended."""
-        attempt, training = one.attempt, one.training
-        told = attempt.told
-        if training.epoch < until and not self._leaves(one, told):
+    def _begin_again(self, job: Job, trainer: TaskTrainer, group: list[_Running]) -> list[_Running]:
+        """Trials whose stack has failed between two batches; what they reported stays right."""
+        begun: list[_Running] = []
+        for one in group:
             try:
-                result = trainer.train_epoch(training, lambda: self._between_batches(one))
+                begun.append(self._begin(job, trainer, one.attempt, look=True))
             except JustrightError as error:
-                one.end(OutcomeKind.FAILED, failure=self._failure(error))
-                return False
-            if result is not None:
-                attempt.report(result.epoch, result.loss, result.train_loss, result.seconds)
-                told = attempt.told
+                self._fail(one.attempt, error, one.training.epoch)
+        return begun
+
+    def _fuse_less(self, plan: LanePlan, group: list[_Running], error: Exception) -> LanePlan:
+        """What to do where lanes failed: fewer, if memory was short, else none."""
+        stack = len(group) // 2 if _want(error) is FailureKind.MEMORY else 1
+        log.warning("%d lanes cannot be trained at once: %s", len(group), error)
+        if self._device is not None and self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        return plan.model_copy(update={"stack": max(1, stack)})
+
+    def _one_epoch(self, trainer: TaskTrainer, group: list[_Running], until: int) -> list[_Running]:
+        """Train trials at the same step for one epoch and report it; those that go on.
+
+        Raises:
+            NotFused: they cannot be trained together after all.
+        """
+        ready = [one for one in group if one.training.epoch < until and not self._leaves(one)]
+        ended: list[_Running] = []
+        try:
+            for one, result in self._results(trainer, ready):
+                one.attempt.report(result.epoch, result.loss, result.train_loss, result.seconds)
                 if result.diverged:
                     one.end(OutcomeKind.DIVERGED, result.diverged)
-                    return False
-            else:
-                told = attempt.told
-        return self._after_epoch(one, told, until, trainer.epochs)
+                    ended.append(one)
+        except JustrightError as error:
+            if len(ready) > 1 and not is_poison(error):
+                raise NotFused(str(error)) from error
+            for one in ready:
+                one.end(OutcomeKind.FAILED, failure=self._failure(error))
+            ended = ready
+        left = [one for one in group if one not in ended]
+        return [one for one in left if self._after_epoch(one, until, trainer.epochs)]
 
-    def _after_epoch(self, one: _Running, told: Decision | None, until: int, horizon: int) -> bool:
+    def _results(
+        self, trainer: TaskTrainer, ready: list[_Running]
+    ) -> list[tuple[_Running, EpochResult]]:
+        """Train them for one epoch; nothing, if they were interrupted."""
+        if not ready:
+            return []
+        lanes = self._lanes(trainer, [one.training for one in ready])
+        results = trainer.train_lanes(lanes, lambda: self._between_batches(ready))
+        return list(zip(ready, results, strict=True)) if results else []
+
+    def _lanes(self, trainer: TaskTrainer, trials: list[TrialTraining]) -> Lanes:
+        """The stack of these trials: the last one, if all of them were in it."""
+        if len(trials) == 1:
+            self._stack = None
+            return trainer.lanes(trials)
+        if self._stack is None or not self._stack.take(trials):
+            self._stack = None  # frees its memory first
+            self._stack = user_code(lambda: trainer.lanes(trials))
+        return self._stack
+
+    def _after_epoch(self, one: _Running, until: int, horizon: int) -> bool:
         """What comes of a trial between epochs or batches; False when its attempt has ended."""
         if one.training.epoch >= until:
             if until < horizon:
                 one.save()
             one.end(OutcomeKind.COMPLETE if until >= horizon else OutcomeKind.PAUSED)
             return False
+        told = one.attempt.told
         if told is None:
             if one.checkpoints is not None and one.checkpoints.due:
                 one.save()
@@ -325,18 +388,41 @@ class JobRunner:
             one.end(OutcomeKind.FAILED, told.reason)
         return False
 
-    def _leaves(self, one: _Running, told: Decision | None) -> bool:
+    def _leaves(self, one: _Running) -> bool:
         """Whether a trial shall not even begin its next epoch: all others act at their report."""
+        told = one.attempt.told
         return told is not None and told.action == "leave"
 
-    def _between_batches(self, one: _Running) -> bool:
+    def _between_batches(self, group: list[_Running]) -> bool:
         """Between two batches: give a sign of life, save now and then; True: stop here."""
         self._alive()
-        if self._channel.leaving is not None:
-            one.training.random = random_state()
+        leaving = self._channel.leaving is not None
+        due = [one for one in group if one.checkpoints is not None and one.checkpoints.due]
+        if not leaving and not due:
+            return False
+        state = random_state()
+        for one in group if leaving else due:
+            one.training.random = state
+        if leaving:
             return True
-        if one.checkpoints is not None and one.checkpoints.due:
-            one.training.random = random_state()
+        for one in due:
             one.save()
             one.training.random = {}
         return False
+
+
+class NotFused(Exception):
+    """Why some trials cannot be trained together. Each for itself may do."""
+
+
+def next_group(running: Sequence[_Running], plan: LanePlan) -> list[_Running]:
+    """Who trains the next epoch: those that have come least far, together if that pays."""
+
+    def place(one: _Running) -> tuple[int, int]:
+        return one.training.epoch, one.training.batch
+
+    lead = min(running, key=place)
+    seed = lead.attempt.work.seed
+    equals = [o for o in running if place(o) == place(lead) and o.attempt.work.seed == seed]
+    group = equals[: plan.stack]
+    return group if len(group) >= plan.fuse_from else [lead]

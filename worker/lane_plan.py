@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -59,9 +59,7 @@ def plan_lanes(
         return alone.model_copy(update={"reason": f"one by one is fastest: {found}"})
     stack = min(lanes for lanes, speed in speeds.items() if speed >= _AS_GOOD * best)
     fuse_from = min(lanes for lanes, speed in speeds.items() if speed >= _PAYS)
-    return LanePlan(
-        lanes=wanted or stack, stack=stack, fuse_from=fuse_from, speedup=round(best, 2)
-    )
+    return LanePlan(lanes=wanted or stack, stack=stack, fuse_from=fuse_from, speedup=round(best, 2))
 
 
 class _Measuring:
@@ -122,9 +120,7 @@ class _Measuring:
     def _time(self, lanes: Lanes) -> float:
         """Seconds of one step: the shortest, since others use this machine as well."""
         lanes.train(True)
-        wait: Callable[[], None] = lambda: None
-        if self._device.type == "cuda":
-            wait = torch.cuda.synchronize
+        wait = torch.cuda.synchronize if self._device.type == "cuda" else _no_wait
         lanes.step(*self._batch, 0.0)
         shortest, spent, steps = math.inf, 0.0, 0
         while spent < _TIMED or steps < 3:
@@ -171,6 +167,10 @@ class _Measuring:
         if self._device.type == "cuda":
             return torch.cuda.get_rng_state(self._device)
         return torch.get_rng_state()
+
+
+def _no_wait() -> None:
+    """A CPU has done what it was told when the call returns."""
 
 
 def _sizes(count: int) -> list[int]:

@@ -50,6 +50,14 @@ class Lanes(ABC):
     def keep(self, chosen: Sequence[int]) -> None:
         """Let all lanes leave but these, by their place."""
 
+    def take(self, trials: Sequence[TrialTraining]) -> bool:
+        """Go on with these, if all of them are here: the others leave."""
+        places = {id(trial): place for place, trial in enumerate(self.trials)}
+        if not all(id(trial) in places for trial in trials):
+            return False
+        self.keep([places[id(trial)] for trial in trials])
+        return True
+
     def train(self, on: bool) -> None:
         """Switch all models to training, or to evaluation."""
         for trial in self.trials:
@@ -107,7 +115,7 @@ class FusedLanes(Lanes):
         losses = self._forward(stack.parameters, stack.buffers, inputs, targets)
         grads = torch.autograd.grad(losses.sum(), stack.leaves, allow_unused=True)
         if self._clip is not None:
-            grads = clip_lanes(grads, self._clip)
+            clip_lanes(grads, self._clip)
         stack.optimizer.step(grads, [trial.rates(progress) for trial in self.trials])
         return losses.detach()
 
@@ -139,4 +147,4 @@ class FusedLanes(Lanes):
             return self._loss(forward, inputs, targets)
 
         with self._forms:
-            return vmap(one, randomness="same")(parameters, buffers)  # type: ignore[no-any-return]
+            return vmap(one, randomness="same")(parameters, buffers)

@@ -17,6 +17,7 @@ import torch
 if TYPE_CHECKING:
     from worker.training import TrialTraining
 
+Tensors = dict[str, torch.Tensor]
 Grads = Sequence[torch.Tensor | None]
 Rates = Sequence[Sequence[float]]  #: By lane and parameter group.
 
@@ -36,16 +37,15 @@ class Stack:
             CannotStack: their models have not the same tensors.
         """
         models = [trial.model for trial in trials]
-        named = [dict(model.named_parameters()) for model in models]
+        named: list[Tensors] = [dict(model.named_parameters()) for model in models]
         self.parameters: dict[str, torch.Tensor] = {}
         for name, lanes in _by_name(named):
             if lanes[0].requires_grad or not _equal(lanes):
                 self.parameters[name] = _stack(lanes).requires_grad_(lanes[0].requires_grad)
             # Frozen and equal ones are not stacked: what depends on them alone is computed once.
         self.trained = [name for name, stack in self.parameters.items() if stack.requires_grad]
-        self.buffers = {
-            name: _stack(lanes) for name, lanes in _by_name([dict(m.named_buffers()) for m in models])
-        }
+        buffers = [dict(model.named_buffers()) for model in models]
+        self.buffers = {name: _stack(lanes) for name, lanes in _by_name(buffers)}
         parameters = [[of[name] for name in self.trained] for of in named]
         self.optimizer = lane_optimizer([trial.optimizer for trial in trials], parameters)
 
@@ -55,7 +55,7 @@ class Stack:
         return [self.parameters[name] for name in self.trained]
 
 
-def _by_name(named: Sequence[dict[str, torch.Tensor]]) -> list[tuple[str, list[torch.Tensor]]]:
+def _by_name(named: Sequence[Tensors]) -> list[tuple[str, list[torch.Tensor]]]:
     first = named[0]
     for other in named[1:]:
         if [(n, t.shape, t.dtype) for n, t in other.items()] != [
@@ -95,7 +95,8 @@ def lane_optimizer(
     optimizers: Sequence[torch.optim.Optimizer], parameters: Sequence[list[torch.Tensor]]
 ) -> LaneOptimizer:
     """The quickest way to step these; ``parameters``: for each lane its trained ones, in order."""
-    if len({type(optimizer) for optimizer in optimizers}) == 1 and all(map(_is_fusible, optimizers)):
+    alike = len({type(optimizer) for optimizer in optimizers}) == 1
+    if alike and all(_is_fusible(optimizer) for optimizer in optimizers):
         return _FusedOptimizer(optimizers, parameters)
     return _OwnOptimizers(optimizers, parameters)
 
@@ -213,7 +214,8 @@ class _FusedOptimizer(LaneOptimizer):
         lanes: Sequence[torch.Tensor],
         states: Sequence[dict[str, Any]],
     ) -> None:
-        if self._sgd and not any(_has_momentum(o, p) for o, p in zip(optimizers, lanes, strict=True)):
+        pairs = zip(optimizers, lanes, strict=True)
+        if self._sgd and not any(_has_momentum(*pair) for pair in pairs):
             return
         before = [state.get(name) for state in states]
         stacked = torch.stack(
@@ -236,8 +238,9 @@ class _FusedOptimizer(LaneOptimizer):
             state = [optimizer.state[p] for p in own]
             rows = [p.detach() for p in own]
             if self._sgd:
+                kernel: Callable[..., Any] = torch._fused_sgd_
                 momentum = [s["momentum_buffer"] for s in state] if group["momentum"] else []
-                kernel, states = torch._fused_sgd_, [momentum]
+                states = [momentum]
             else:
                 decoupled = group.get("decoupled_weight_decay", False)
                 kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
@@ -301,7 +304,7 @@ def _options(group: dict[str, Any], sgd: bool) -> dict[str, Any]:
     }
 
 
-def clip_lanes(grads: Grads, limit: float) -> list[torch.Tensor | None]:
+def clip_lanes(grads: Grads, limit: float) -> None:
     """Each lane's gradients scaled to a total norm of at most ``limit``, in place.
 
     The same as ``torch.nn.utils.clip_grad_norm_`` lane by lane.
@@ -311,5 +314,3 @@ def clip_lanes(grads: Grads, limit: float) -> list[torch.Tensor | None]:
     factors = (limit / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
     for grad in found:
         grad.mul_(factors.view(-1, *[1] * (grad.ndim - 1)))
-    return list(grads)
-
