@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 OptimizerName = Literal["sgd", "adam", "adamw"]
 ScheduleName = Literal["constant", "linear", "cosine", "step", "onecycle", "search"]
+Precision = Literal["float32", "bf16", "fp16"]
 OptimizerFactory = Callable[[Iterable["torch.nn.Parameter"], float], "torch.optim.Optimizer"]
 
 
@@ -45,6 +46,11 @@ class Task:
     #: The largest norm that a gradient may have, all parameters together; larger ones are scaled
     #: down to it. None: any.
     clip_grad_norm: float | None = None
+    #: "float32" computes in the model's own type; "bf16" and "fp16" in half precision where torch's
+    #: autocast holds it for safe, fp16 with loss scaling.
+    precision: Precision = "float32"
+    #: Only algorithms that give the same bits each time; torch raises where it has none.
+    deterministic: bool = False
     #: A loss above this many times the untrained one means: diverged.
     divergence_factor: float = 100.0
 

@@ -17,6 +17,7 @@ import torch
 from torch.func import functional_call, vmap
 
 from worker.lane_forms import LaneForms
+from worker.loss_scale import factors, unscale
 from worker.stack import Stack, clip_lanes
 
 if TYPE_CHECKING:
@@ -74,10 +75,12 @@ class OneLane(Lanes):
             group["lr"] = rate
         loss = self._loss(trial.model, inputs, targets)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self._clip is not None:
-            torch.nn.utils.clip_grad_norm_(trial.model.parameters(), self._clip)
-        optimizer.step()
+        scaled = loss if trial.scale is None else loss * trial.scale.factor
+        scaled.backward()  # type: ignore[no-untyped-call]
+        if trial.scale is None or not unscale([trial.scale], _as_lane(trial.model)):
+            if self._clip is not None:
+                torch.nn.utils.clip_grad_norm_(trial.model.parameters(), self._clip)
+            optimizer.step()
         return loss.detach().view(1)
 
     def losses(self, inputs: Any, targets: Any) -> torch.Tensor:
@@ -113,10 +116,14 @@ class FusedLanes(Lanes):
         stack = self._stack
         self._widest = max(self._widest, len(self.trials) * len(targets))
         losses = self._forward(stack.parameters, stack.buffers, inputs, targets)
-        grads = torch.autograd.grad(losses.sum(), stack.leaves, allow_unused=True)
+        scales = [trial.scale for trial in self.trials if trial.scale is not None]
+        scaled = losses * factors(scales, losses.device) if scales else losses
+        grads = torch.autograd.grad(scaled.sum(), stack.leaves, allow_unused=True)
+        skipped = unscale(scales, grads) if scales else []
         if self._clip is not None:
             clip_lanes(grads, self._clip)
-        stack.optimizer.step(grads, [trial.rates(progress) for trial in self.trials])
+        rates = [trial.rates(progress) for trial in self.trials]
+        stack.optimizer.step(grads, rates, skipped)
         return losses.detach()
 
     def losses(self, inputs: Any, targets: Any) -> torch.Tensor:
@@ -148,3 +155,8 @@ class FusedLanes(Lanes):
 
         with self._forms:
             return vmap(one, randomness="same")(parameters, buffers)
+
+
+def _as_lane(model: torch.nn.Module) -> list[torch.Tensor | None]:
+    """The gradients of a model, as of a stack of one lane."""
+    return [p.grad.unsqueeze(0) if p.grad is not None else None for p in model.parameters()]

@@ -8,6 +8,7 @@ epoch needs is in ``TrialTraining``: it goes on to the same losses, in any proce
 from __future__ import annotations
 
 import math
+import os
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from justright.task import Task
 from worker.data import Batches, as_batches
 from worker.lanes import FusedLanes, Lanes, OneLane
 from worker.loading import user_code
+from worker.loss_scale import LossScale
 from worker.schedules import schedule
 
 _CHECK_EVERY = 64  # batches between looks at the loss: each look waits for the device
@@ -64,6 +66,7 @@ class TrialTraining:
     optimizer: torch.optim.Optimizer
     base_rates: list[float]  #: The rate of each parameter group before the schedule's factor.
     factor: Callable[[float], float]  #: The schedule.
+    scale: LossScale | None = None  #: For fp16.
     epoch: int = 0  #: Whole ones.
     batch: int = 0  #: Batches of the next epoch that are done.
     total: torch.Tensor | None = None  #: Sum of their losses.
@@ -84,6 +87,7 @@ class TrialTraining:
             "model": _alone(self.model.state_dict()),
             "optimizer": _alone(self.optimizer.state_dict()),
             "kind": type(self.optimizer).__name__,
+            "scale": [self.scale.factor, self.scale.good] if self.scale else None,
             "epoch": self.epoch,
             "batch": self.batch,
             "total": _alone(self.total),
@@ -105,6 +109,8 @@ class TrialTraining:
         if state["kind"] != type(self.optimizer).__name__:  # torch takes it, and fails in a step
             raise ValueError(f"it is of another optimizer: {state['kind']}")
         self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scale") is not None:
+            self.scale = LossScale(*state["scale"])
         total = state["total"]
         device = next(self.model.parameters()).device
         self.total = total.to(device) if total is not None else None
@@ -132,6 +138,8 @@ class TaskTrainer:
         self.epochs = epochs or task.epochs
         if not isinstance(self.epochs, int) or self.epochs < 1:
             raise TaskError(f"epochs = {self.epochs!r}, expected a positive whole number.")
+        self._half = _half_type(task.precision)
+        _be_deterministic(bool(task.deterministic))
         self._train = self._batches(task.train_data, "train_data", shuffle=True)
         self._validation: Batches | None = None
         held_out = user_code(task.validation_data)
@@ -197,7 +205,8 @@ class TaskTrainer:
         chosen = str(work.params.get("schedule", self.task.schedule))
         if chosen == "search":  # a look at the task, not a trial of the study
             chosen = "constant"
-        return TrialTraining(work, model, optimizer, rates, schedule(chosen))
+        scale = LossScale() if self._half is torch.float16 else None
+        return TrialTraining(work, model, optimizer, rates, schedule(chosen), scale)
 
     def lanes(self, trials: Sequence[TrialTraining]) -> Lanes:
         """These trials, all at the same step and of the same seed, to be trained side by side."""
@@ -307,7 +316,11 @@ class TaskTrainer:
         return [float(one) / max(1, seen) for one in total.tolist()]
 
     def _loss(self, model: Callable[[Any], Any], inputs: Any, targets: Any) -> torch.Tensor:
-        loss = self.task.loss(model(inputs), targets)
+        if self._half is None:
+            loss = self.task.loss(model(inputs), targets)
+        else:  # without its cache of weights, which would outlive a stack
+            with torch.autocast(self.device.type, self._half, cache_enabled=False):
+                loss = self.task.loss(model(inputs), targets)
         if not isinstance(loss, torch.Tensor) or loss.ndim != 0:
             found = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
             raise TaskError(f"loss() returned {found}, expected a scalar tensor: a batch's mean.")
@@ -392,6 +405,22 @@ class TaskTrainer:
     def search_schedule(self) -> bool:
         """Whether the task leaves its schedule to the study."""
         return self.task.schedule == "search"
+
+
+def _half_type(precision: str) -> torch.dtype | None:
+    """The type of half precision; None: full."""
+    types = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in types:
+        raise TaskError(f"precision = {precision!r}, expected one of {', '.join(types)}.")
+    return types[precision]
+
+
+def _be_deterministic(on: bool) -> None:
+    """For all that torch does from now on: the process serves one task at a time."""
+    if on:  # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(on)
 
 
 def _drop_diverged(lanes: Lanes, totals: torch.Tensor) -> torch.Tensor:
