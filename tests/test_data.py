@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset, TensorDataset
 
 from justright.errors import TaskError
-from worker.data import Batches, as_batches
+from worker.data import Ahead, Batches, TensorBatches, as_batches, fits
 
 CPU = torch.device("cpu")
 COUNT, SIZE = 22, 8
@@ -214,3 +214,28 @@ def test_a_batch_that_is_no_pair_is_told() -> None:
     data = TensorDataset(INPUTS, TARGETS, TARGETS)
     with pytest.raises(TaskError, match=r"a batch that is a list of 3 .*expected a pair"):
         list(batches_of(data))
+
+
+def test_batches_that_are_copied_ahead_are_the_same() -> None:
+    inputs, targets = torch.randn(50, 3), torch.arange(50)
+    batches = TensorBatches(inputs, targets, 16, shuffle=True)
+    ahead = Ahead(batches, torch.device("cpu"))
+    assert len(ahead) == len(batches)
+    for _ in range(2):  # again and again
+        torch.manual_seed(3)
+        expected = [targets.tolist() for _, targets in batches]
+        torch.manual_seed(3)
+        found = list(ahead)
+        assert [targets.tolist() for _, targets in found] == expected
+        assert all(torch.equal(x, inputs[rows]) for x, rows in found)
+
+
+def test_data_too_large_for_the_device_stay_with_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device is a CPU here: that all is asked for is shown, not the copying itself."""
+    free = [1e9]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 1e9))
+    gpu, small = torch.device("cuda"), torch.zeros(100, 10)
+    assert fits(small, small, device=gpu)
+    free[0] = 10_000
+    assert not fits(small, small, device=gpu)
+    assert fits(small, small, device=torch.device("cpu"))

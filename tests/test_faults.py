@@ -97,7 +97,8 @@ def run(env: dict[str, str], folder: Path, fault: str, *options: str) -> Snapsho
     """Submit a study of the task with this fault and follow it to its end."""
     done = justright(
         "submit", f"{folder}/task.py:Tiny", "--name", "s", "--lr", "1e-3:1e-1", "--sampler", "grid",
-        "--pruner", "none", "--wait", "--json", "--set", f"fault={fault}", *options, env=env,
+        "--pruner", "none", "--lanes", "1", "--wait", "--json", "--set", f"fault={fault}",
+        *options, env=env,
     )  # fmt: skip
     assert done.stdout, done.stderr
     return snapshot_of(env)
@@ -212,7 +213,8 @@ def await_snapshot(env: dict[str, str], true: Any) -> Snapshot:
 def submit_slow(env: dict[str, str], folder: Path, trials: int = 2) -> None:
     done = justright(
         "submit", f"{folder}/task.py:Tiny", "--name", "s", "--lr", "1e-3:1e-1", "--sampler", "grid",
-        "--pruner", "none", "--trials", str(trials), "--set", "fault=nothing", "--set", "pause=0.3",
+        "--pruner", "none", "--trials", str(trials), "--lanes", "1", "--set", "fault=nothing",
+        "--set", "pause=0.3",
         env=env,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

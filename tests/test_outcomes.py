@@ -294,7 +294,7 @@ class Interruption:
         task.write_text(f"{GATED}\n\nLOG, GO = Path({str(self.log)!r}), Path({str(self.go)!r})\n")
         self.arguments = [
             "tune", f"{task}:Gated", "--trials", "8", "--sampler", "random", "--pruner", "none",
-            "--name", "gated", "--json",
+            "--name", "gated", "--lanes", "1", "--json",
         ]  # fmt: skip
 
     def started(self) -> list[float]:

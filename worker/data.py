@@ -7,9 +7,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from justright.errors import TaskError
+
+_SHARE = 0.4  # of a GPU's free memory that data may take
 
 Batch = tuple[Any, Any]
 
@@ -49,6 +52,45 @@ class TensorBatches:
         for at in range(0, self._count, self._batch_size):
             rows = order[at : min(at + self._batch_size, self._count)]
             yield self._inputs[rows], self._targets[rows]
+
+
+class Ahead:
+    """Batches in the host's memory, each copied to the device while the one before is used."""
+
+    def __init__(self, batches: Batches, device: torch.device) -> None:
+        self._batches, self._device = batches, device
+        self._side: Any = None
+        if device.type == "cuda":
+            self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        ready: Batch | None = None
+        for batch in self._batches:
+            coming = self._copy(batch)
+            if ready is not None:
+                yield self._taken(ready)
+            ready = coming
+        if ready is not None:
+            yield self._taken(ready)
+
+    def _copy(self, batch: Batch) -> Batch:
+        if self._side is None:
+            return _move(batch, self._device)  # type: ignore[no-any-return]
+        with torch.cuda.stream(self._side):
+            return _move(_pin(batch), self._device)  # type: ignore[no-any-return]
+
+    def _taken(self, batch: Batch) -> Batch:
+        """It is used from here on: after its copy, and its memory not before we are done."""
+        if self._side is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_stream(self._side)
+            for tensor in tree_leaves(batch):
+                if isinstance(tensor, torch.Tensor):
+                    tensor.record_stream(current)
+        return batch
 
 
 class LoaderBatches:
@@ -92,6 +134,9 @@ def as_batches(
             count = 0
         if count == 0:
             raise TaskError(f"{what}() returned a DataLoader of no batches or of no known length.")
+        if device.type == "cuda" and data.num_workers:
+            # Only these draw no random number here, so that the order of draws stays the same.
+            return Ahead(LoaderBatches(data, torch.device("cpu")), device)
         return LoaderBatches(data, device)
     if isinstance(data, Dataset):
         try:
@@ -116,11 +161,21 @@ def as_batches(
                     f"{what}() returned {len(inputs)} inputs and {len(targets)} targets, expected "
                     "as many of the one as of the other, and at least one."
                 )
+            if not fits(inputs, targets, device=device):
+                return Ahead(TensorBatches(inputs, targets, batch_size, shuffle), device)
             return TensorBatches(inputs.to(device), targets.to(device), batch_size, shuffle)
     raise TaskError(
         f"{what}() returned a {_describe(data)}, expected a pair of tensors (inputs, targets), "
         "a torch Dataset or a DataLoader."
     )
+
+
+def fits(*tensors: torch.Tensor, device: torch.device) -> bool:
+    """Whether they leave the device room to train."""
+    if device.type != "cuda" or all(tensor.device.type == "cuda" for tensor in tensors):
+        return True
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return size <= _SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def _tensor(part: Any) -> torch.Tensor | None:
@@ -144,6 +199,11 @@ def _describe(data: Any) -> str:
         inner = ", ".join(type(part).__name__ for part in data[:4])
         return f"{type(data).__name__} of {len(data)} ({inner})"
     return type(data).__name__
+
+
+def _pin(value: Any) -> Any:
+    """In memory from which a device copies while the host goes on."""
+    return tree_map(lambda x: x.pin_memory() if isinstance(x, torch.Tensor) else x, value)
 
 
 def _move(value: Any, device: torch.device) -> Any:

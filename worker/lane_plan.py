@@ -28,7 +28,7 @@ _CHECKED = 3  # steps in which lanes must compute what trials alone compute
 _CLOSE = 0.01  # relative difference that rounding may make in them
 _TIMED = 0.05  # seconds over which a step is timed at least
 _GPU_MEMORY, _HOST_MEMORY = 0.8, 0.4  # of what is free that twice as many lanes may take
-_RATES = (1e-4, 1e-3)  # of the trials that only serve to be timed
+_RATE = 1e-8  # of trials that only serve to be timed
 
 Look = tuple[torch.Tensor, list[dict[str, torch.Tensor]]]
 
@@ -110,8 +110,7 @@ class _Measuring:
         return self._trainer.lanes([self._start(number) for number in range(count)])
 
     def _start(self, number: int) -> TrialTraining:
-        lr = _RATES[number % len(_RATES)]
-        return self._trainer.start(TrialWork(number=number, lr=lr, seed=self._seed, attempt=1))
+        return self._trainer.start(TrialWork(number=number, lr=_RATE, seed=self._seed, attempt=1))
 
     def _batches(self) -> Iterator[tuple[Any, Any]]:
         seed_for(self._seed, 1)
