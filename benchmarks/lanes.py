@@ -106,11 +106,11 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-class _Traffic(TorchDispatchMode):
+class _Traffic(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the bytes that operations read and write; views move none."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0.0
 
     def __torch_dispatch__(
@@ -154,7 +154,7 @@ class Case:
             inputs, targets = next(self._batches)
             optimizer.zero_grad()
             loss = self.task.loss(model(inputs), targets)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             return 1
 

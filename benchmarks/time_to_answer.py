@@ -1,8 +1,9 @@
 """From the command to the answer: justright, and the script that people write without it.
 
-    python -m benchmarks.time_to_answer [--json] [--repeats N]
+    python -m benchmarks.time_to_answer [--json] [--repeats N] [--grid N]
 
-Both search the learning rate of examples/digits.py:Digits with 30 trials; the clock runs from the
+Both search the learning rate of examples/digits.py:Digits with 30 trials, or, with ``--grid N``,
+train N rates for all 30 epochs each; the clock runs from the
 start of the process to its end. They take turns, so that a machine that is slow for a while is
 slow for all. The script comes as people write it, with a DataLoader and torch's own choice of
 threads, and with what makes it quicker for so small a model: batches taken by indexing, one
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +59,21 @@ class Run:
     phases: dict[str, float]  #: Seconds of each part, where that can be seen from outside.
 
 
-def run_justright() -> Run:
+def run_justright(grid: int) -> Run:
     """``justright tune`` in a state folder of its own."""
+    command = OURS
+    if grid:
+        command = [*OURS, "--trials", str(grid), "--sampler", "grid", "--pruner", "none"]
     with tempfile.TemporaryDirectory(prefix="justright-bench-") as state:
         began = time.time()
-        answer = _answer_of(OURS, {"JUSTRIGHT_STATE": state})
+        answer = _answer_of(command, {"JUSTRIGHT_STATE": state})
         ended = time.time()
-        first, last = _trials_span(Path(state) / "studies" / NAME / "journal.log")
+        folder = Path(state) / "studies" / NAME
+        first, last = _trials_span(folder / "journal.log")
+        serving = _first_time(folder / "worker-0.log", "serves pool")
     phases = {
-        "start": first - began,
+        "start": serving - began,
+        "look": first - serving,
         "study": last - first,
         "end": ended - last,
     }
@@ -98,6 +106,12 @@ def _answer_of(command: list[str], environment: dict[str, str]) -> dict[str, Any
     return answer
 
 
+def _first_time(log: Path, text: str) -> float:
+    """When a line with this text was logged."""
+    line = next(line for line in log.read_text().splitlines() if text in line)
+    return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
+
+
 def _trials_span(journal: Path) -> tuple[float, float]:
     """When the first trial was asked and the last one told, by the study's own record."""
     storage = JournalStorage(JournalFileBackend(str(journal)))
@@ -107,13 +121,13 @@ def _trials_span(journal: Path) -> tuple[float, float]:
     return min(begun).timestamp(), max(ended).timestamp()
 
 
-def measure(repeats: int) -> dict[str, list[Run]]:
+def measure(repeats: int, grid: int = 0) -> dict[str, list[Run]]:
     """All ways, in turn."""
     runs: dict[str, list[Run]] = {"justright": [], **{name: [] for name in SCRIPTS}}
     for number in range(repeats):
-        runs["justright"].append(run_justright())
+        runs["justright"].append(run_justright(grid))
         for name, (options, _) in SCRIPTS.items():
-            runs[name].append(run_script(*options))
+            runs[name].append(run_script(*options, "--grid", str(grid)))
         took = ", ".join(f"{of[-1].seconds:.1f} s" for of in runs.values())
         sys.stderr.write(f"run {number + 1} of {repeats}: {took}\n")
     return runs
@@ -130,7 +144,7 @@ def summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
         found[name]["seconds"] = round(found[name]["seconds"], 2)
     found["justright"]["phases"] = {
         phase: round(statistics.median(run.phases[phase] for run in runs["justright"]), 2)
-        for phase in ("start", "study", "end")
+        for phase in runs["justright"][0].phases
     }
     for name in SCRIPTS:
         suffix = name.removeprefix("optuna_script")
@@ -139,9 +153,10 @@ def summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
     return found
 
 
-def show(found: dict[str, Any], repeats: int) -> None:
+def show(found: dict[str, Any], repeats: int, grid: int) -> None:
     """The summary as a table for people."""
-    print(f"learning rate of examples/digits.py:Digits, 30 trials (medians of {repeats})")
+    what = f"{grid} rates for 30 epochs each" if grid else "30 trials"
+    print(f"learning rate of examples/digits.py:Digits, {what} (medians of {repeats})")
     print(f"  {'':<34} {'seconds':>8} {'epochs':>7} {'loss':>8} {'best lr':>9} {'ratio':>6}")
     rows = {"justright": "justright tune"} | {name: label for name, (_, label) in SCRIPTS.items()}
     for name, label in rows.items():
@@ -153,8 +168,8 @@ def show(found: dict[str, Any], repeats: int) -> None:
         )
     phases = found["justright"]["phases"]
     print(
-        f"  justright: {phases['start']:.1f} s until the first trial, {phases['study']:.1f} s of "
-        f"trials, {phases['end']:.1f} s to end"
+        f"  justright: {phases['start']:.1f} s to start, {phases['look']:.1f} s for a look at the "
+        f"task, {phases['study']:.1f} s of trials, {phases['end']:.1f} s to end"
     )
 
 
@@ -162,14 +177,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--repeats", type=int, default=3, metavar="N")
+    parser.add_argument("--grid", type=int, default=0, metavar="N")
     arguments = parser.parse_args()
     if arguments.repeats < 1:
         parser.error(f"--repeats: found {arguments.repeats}, expected a positive whole number")
-    found = summary(measure(arguments.repeats))
+    if arguments.grid and arguments.grid < 2:
+        parser.error(f"--grid: found {arguments.grid}, expected at least 2 rates, or 0")
+    found = summary(measure(arguments.repeats, arguments.grid))
     if arguments.json:
         print(json.dumps(found))
     else:
-        show(found, arguments.repeats)
+        show(found, arguments.repeats, arguments.grid)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 Optuna in one process: TPE, MedianPruner, a plain PyTorch loop. Model, data, optimizer, epochs and
 range are those of the example; the loss of a trial is its lowest validation loss, as there.
 
-    python benchmarks/scripts/optuna_digits.py [--index-batches] [--threads N]
+    python benchmarks/scripts/optuna_digits.py [--index-batches] [--threads N] [--grid N]
 
-prints one line of JSON. ``--index-batches`` takes batches by indexing the tensors, which is
-quicker than a DataLoader for data as small as this; ``--threads 1`` is quicker for a model as
-small as this. Few people think of either.
+prints one line of JSON. ``--grid N`` trains N rates, evenly spread, to the end instead.
+``--index-batches`` takes batches by indexing the tensors, which is quicker than a DataLoader for
+data as small as this; ``--threads 1`` is quicker for a model as small as this. Few people think of
+either.
 """
 
 from __future__ import annotations
@@ -104,19 +105,30 @@ def train(trial: optuna.Trial, training: Iterable[Batch], validation: Iterable[B
     return best
 
 
+def grid(count: int) -> list[float]:
+    """Rates evenly spread on the log scale, ends included."""
+    low, high = LR
+    return [low * (high / low) ** (i / (count - 1)) for i in range(count)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--index-batches", action="store_true")
     parser.add_argument("--threads", type=int, help="of torch [its own choice]")
+    parser.add_argument("--grid", type=int, default=0, metavar="N", help="train N rates to the end")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     training, validation = load_data(arguments.index_batches)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(
-        sampler=optuna.samplers.TPESampler(seed=0), pruner=optuna.pruners.MedianPruner()
-    )
-    study.optimize(lambda trial: train(trial, training, validation), n_trials=TRIALS)
+    sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=0)
+    pruner: optuna.pruners.BasePruner = optuna.pruners.MedianPruner()
+    if arguments.grid:
+        sampler = optuna.samplers.GridSampler({"lr": grid(arguments.grid)}, seed=0)
+        pruner = optuna.pruners.NopPruner()
+    study = optuna.create_study(sampler=sampler, pruner=pruner)
+    trials = arguments.grid or TRIALS
+    study.optimize(lambda trial: train(trial, training, validation), n_trials=trials)
     answer = {"best_lr": study.best_params["lr"], "loss": study.best_value}
     print(json.dumps(answer | {"epochs": epochs_trained}))
 
