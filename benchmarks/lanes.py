@@ -131,9 +131,7 @@ class Case:
         task = load(TaskRef(target=f"{EXAMPLES}/{name}", arguments={"optimizer": optimizer}))
         assert isinstance(task, Task)
         self.name, self.optimizer, self.task = name.partition(":")[2], optimizer, task
-        self.trainer = TaskTrainer(task, device)
-        if device.type == "cpu":
-            torch.set_num_threads(1)
+        self.trainer = TaskTrainer(task, device, threads=1)
         self._batches = self._endless()
 
     def _endless(self) -> Iterator[tuple[Any, Any]]:

@@ -90,6 +90,13 @@ class LanePlan(BaseModel):
     speedup: float = Field(default=1.0, gt=0)  #: Steps of all lanes per second, over one by one.
     reason: str = ""  #: Why they are trained one by one.
 
+    @property
+    def text(self) -> str:
+        """For people; "" where there is nothing to say."""
+        if self.stack > 1:
+            return f"{self.stack} lanes, together {self.speedup:g} times as fast as one by one"
+        return f"trained one by one: {self.reason}" if self.reason else ""
+
 
 # -- client to orchestrator ---------------------------------------------------------------------
 

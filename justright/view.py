@@ -18,7 +18,6 @@ from justright.messages import (
     Answer,
     Failure,
     FailureKind,
-    LanePlan,
     Snapshot,
     TrialView,
     WorkerInfo,
@@ -72,7 +71,7 @@ class LineView:
         if snapshot.note and snapshot.note != self._note:
             print(snapshot.note, file=sys.stderr, flush=True)
         self._note = snapshot.note
-        plan = describe(snapshot.plan)
+        plan = snapshot.plan.text if snapshot.plan else ""
         if plan and plan != self._plan:
             print(plan, file=sys.stderr, flush=True)
         self._plan = plan
@@ -80,15 +79,6 @@ class LineView:
             if trial.state in FINISHED and trial.number not in self._told:
                 self._told.add(trial.number)
                 print(_line(trial, snapshot), file=sys.stderr, flush=True)
-
-
-def describe(plan: LanePlan | None) -> str:
-    """How the trials are trained; "" where there is nothing to say."""
-    if plan is None or (plan.stack == 1 and not plan.reason):
-        return ""
-    if plan.stack == 1:
-        return f"trained one by one: {plan.reason}"
-    return f"{plan.stack} lanes, together {plan.speedup:g} times as fast as one by one"
 
 
 def _line(trial: TrialView, snapshot: Snapshot) -> str:
@@ -159,9 +149,8 @@ class TableView:
         )
         rows = max(5, self._console.height - 8)
         parts: list[RenderableType] = [trial_table(snapshot, rows), self._progress]
-        plan = describe(snapshot.plan)
-        if plan:
-            parts.append(Text(plan, style="dim"))
+        if snapshot.plan and snapshot.plan.text:
+            parts.append(Text(snapshot.plan.text, style="dim"))
         if snapshot.note:
             parts.append(Text(snapshot.note, style="yellow"))
         self._live.update(Group(*parts))
@@ -312,7 +301,7 @@ def print_trial_failures(snapshot: Snapshot) -> None:
 def _note(snapshot: Snapshot) -> str:
     """What there is to say of a study: what it waits for, why it failed, how it is trained."""
     failure = _first_line(snapshot.failure) if snapshot.failure else ""
-    return snapshot.note or failure or describe(snapshot.plan)
+    return snapshot.note or failure or (snapshot.plan.text if snapshot.plan else "")
 
 
 def status_tables(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from justright.spec import TaskRef
 from justright.task import Task
+from worker.lane_plan import plan_lanes
 from worker.loading import load
 from worker.training import TaskTrainer, pick_device
 
@@ -20,4 +21,6 @@ def look_at(target: str) -> str:
     trainer = TaskTrainer(found, pick_device())
     details = trainer.inspect(seed=0)
     parts = ", ".join(f"{name} {value}" for name, value in details.items())
-    return f"{target}: {trainer.epochs} epochs, {parts}, untrained loss {trainer.initial_loss:.4g}"
+    loss = "not finite" if trainer.initial_loss is None else f"{trainer.initial_loss:.4g}"
+    lanes = plan_lanes(trainer, seed=0).text
+    return f"{target}: {trainer.epochs} epochs, {parts}, untrained loss {loss}; {lanes}"

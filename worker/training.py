@@ -133,7 +133,14 @@ def _alone(value: Any) -> Any:
 class TaskTrainer:
     """A loaded Task with its data on the device."""
 
-    def __init__(self, task: Task, device: torch.device, epochs: int | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        device: torch.device,
+        epochs: int | None = None,
+        threads: int = _MOST_THREADS,
+    ) -> None:
+        """``threads``: of the CPU, at most."""
         self.task, self.device = task, device
         self.epochs = epochs or task.epochs
         if not isinstance(self.epochs, int) or self.epochs < 1:
@@ -147,20 +154,26 @@ class TaskTrainer:
             self._validation = self._batches(lambda: held_out, "validation_data", shuffle=False)
         self.initial_loss: float | None = None
         self.alive: Callable[[], None] = lambda: None  #: Called for each batch of validation.
-        if device.type == "cpu" and _MOST_THREADS > 1:
-            torch.set_num_threads(1 if self._is_small() else _MOST_THREADS)
+        self._threads = threads
+        self._work = self._count() if device.type == "cpu" and threads > 1 else math.inf
+        self._use_threads(1)
 
-    def _is_small(self) -> bool:
-        """Whether one batch is little work. Counted, not timed: the choice of threads changes
-        the last digits of a sum, so it must be the same each time."""
+    def _use_threads(self, lanes: int) -> None:
+        """As many as so many lanes are work for. Counted, not timed: the choice changes the last
+        digits of a sum, so it must be the same each time."""
+        if self.device.type == "cpu":
+            torch.set_num_threads(1 if lanes * self._work < _SMALL else self._threads)
+
+    def _count(self) -> float:
+        """Operations of a forward pass of one batch."""
         trial = self.start(TrialWork(number=0, lr=1e-8, seed=0, attempt=1))
         inputs, _ = self._first_batch()
         try:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 trial.model(inputs)
         except Exception:
-            return False  # the same fault is told by ``inspect``, in the user's words
-        return float(counter.get_total_flops()) < _SMALL
+            return math.inf  # the same fault is told by ``inspect``, in the user's words
+        return float(counter.get_total_flops())
 
     def _first_batch(self) -> tuple[Any, Any]:
         return user_code(lambda: next(iter(self._train)), "the first batch of train_data()")
@@ -210,6 +223,7 @@ class TaskTrainer:
 
     def lanes(self, trials: Sequence[TrialTraining]) -> Lanes:
         """These trials, all at the same step and of the same seed, to be trained side by side."""
+        self._use_threads(len(trials))
         kind = OneLane if len(trials) == 1 else FusedLanes
         return kind(trials, self._loss, self.task.clip_grad_norm)
 
