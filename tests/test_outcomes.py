@@ -341,7 +341,7 @@ def test_ctrl_c_and_on_again(interruption: Interruption) -> None:
     assert len(processes_of(interruption.state)) >= 4
     # A terminal would send it to the whole group; our services are in sessions of their own.
     tune.send_signal(signal.SIGINT)
-    stdout, stderr = tune.communicate(timeout=60)
+    stdout, stderr = tune.communicate(timeout=120)
     assert tune.returncode == 130, stderr
     assert stdout == ""
     assert "--name gated" in stderr
@@ -363,7 +363,7 @@ def test_a_part_of_it_dies(interruption: Interruption, command: str, said: str) 
     tune = interruption.begin()
     [line] = [line for line in processes_of(interruption.state) if command in line]
     os.kill(int(line.split()[0]), signal.SIGKILL)
-    stdout, stderr = tune.communicate(timeout=60)
+    stdout, stderr = tune.communicate(timeout=120)
     assert tune.returncode == 1, stderr
     assert stdout == ""
     assert said in stderr
@@ -378,7 +378,7 @@ def test_it_is_ended_from_outside(interruption: Interruption, number: signal.Sig
     """By a scheduler, a closed terminal, a lack of memory: nothing goes on without it."""
     tune = interruption.begin()
     tune.send_signal(number)
-    tune.communicate(timeout=60)
+    tune.communicate(timeout=120)
     assert tune.returncode == (-number if number == signal.SIGKILL else 128 + number)
     await_true(lambda: processes_of(interruption.state) == [])
     interruption.check_it_goes_on()

@@ -135,7 +135,18 @@ def test_no_secret_is_shown_while_a_service_runs(service: Service) -> None:
         program = f"env > {program_saw}; echo val_loss: {{lr}}"
         client("submit", "--name", "program", "--trials", "1", "--wait", "--", "sh", "-c", program)
         roots.append(
-            start("client", "submit", DIGITS, "--name", "long", "--trials", "500", "--wait")
+            start(
+                "client",
+                "submit",
+                DIGITS,
+                "--name",
+                "long",
+                "--trials",
+                "500",
+                "--lanes",
+                "1",
+                "--wait",
+            )
         )
         await_true(lambda: trials(broker) > 2)
         await_true(service.listens)
