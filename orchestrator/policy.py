@@ -57,7 +57,7 @@ class Policy(ABC):
     def at_once(self, lanes: int, workers: int) -> int:
         """How many trials to start in the next job, at least 1, where ``lanes`` would be fastest.
 
-        ``workers`` of them share what is left.
+        ``workers`` that are free share what is left.
         """
 
     @abstractmethod
@@ -117,14 +117,17 @@ class OptunaPolicy(Policy):
         return not self._searching(trials) and not self._missing_replicates(trials)
 
     def at_once(self, lanes: int, workers: int) -> int:
-        asked = len(self._asked())
-        share = max(1, math.ceil((self.total - asked) / max(1, workers)))
-        lanes = min(lanes, share)
-        if self._spec.sampler in LEARNS_NOTHING:
+        trials = self._asked()
+        originals = _originals(trials)
+        asked, running = len(originals), sum(not t.state.is_finished() for t in originals)
+        left = self._spec.trials - asked or len(self._missing_replicates(trials))
+        lanes = max(1, min(lanes, math.ceil(left / max(1, workers))))
+        if self._spec.sampler in LEARNS_NOTHING or asked >= self._spec.trials:
             return lanes
         blind = len(self._starts) if self._spec.sampler == "auto" else TPE_STARTUP
-        left = blind - asked if asked < blind else math.ceil(self._spec.trials / _ROUNDS)
-        return max(1, min(lanes, left))
+        # After the blind start, what runs already counts: it will teach the next ones.
+        learning = math.ceil(self._spec.trials / _ROUNDS) - running
+        return max(1, min(lanes, blind - asked if asked < blind else learning))
 
     def propose(self) -> Proposal | None:
         trials = self._asked()

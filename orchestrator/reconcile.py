@@ -241,16 +241,16 @@ class Reconciler:
             hungry = sorted(runs, key=lambda run: run.busy_jobs())
             while free > 0 and hungry:
                 run = hungry.pop(0)
-                job = self._next_job(run, workers)
+                job = self._next_job(run, workers, free)
                 if job is not None:
                     self._outbox.jobs.append((job, pool))
                     free -= 1
                     hungry.append(run)
 
-    def _next_job(self, run: StudyRun, workers: list[WorkerInfo]) -> Job | None:
+    def _next_job(self, run: StudyRun, workers: list[WorkerInfo], free: int) -> Job | None:
         told = [worker.lanes for worker in workers if worker.lanes is not None]
         lanes = min(told, default=None) if run.spec.lanes == "auto" else run.spec.lanes
-        return self._safely(run, lambda: run.next_job(lanes, len(workers), _new_id))
+        return self._safely(run, lambda: run.next_job(lanes, free, _new_id))
 
     def _drop_untrainable(self) -> None:
         """A study whose task could not even be loaded leaves nothing but the news of it."""

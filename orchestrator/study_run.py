@@ -139,7 +139,8 @@ class StudyRun:
     def next_job(self, lanes: int | None, workers: int, new_id: Callable[[], str]) -> Job | None:
         """The next thing to train, recorded as queued; None where there is none at present.
 
-        ``lanes``: trials in a job, None: as many as pay. ``workers``: who share what is left.
+        ``lanes``: trials in a job, None: as many as pay. Those ``workers`` that are free share what
+        is left.
         """
         if self.state == StudyState.PAUSED:
             return None

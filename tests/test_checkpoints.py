@@ -34,7 +34,8 @@ from worker.checkpoints import Checkpoints, Damaged, pack, unpack
 from worker.jobs import JobRunner
 from worker.loading import load
 from worker.permission import read_permission
-from worker.training import TaskTrainer, TrialTraining, random_state
+from worker.randomness import random_state
+from worker.training import TaskTrainer, TrialTraining
 
 CPU = torch.device("cpu")
 EPOCHS = 3

@@ -14,8 +14,9 @@ from justright.task import Task
 from tests.commands import EXAMPLES
 from worker.lanes import FusedLanes
 from worker.loading import load
+from worker.randomness import seed_for
 from worker.schedules import SCHEDULES
-from worker.training import TaskTrainer, TrialTraining, seed_for
+from worker.training import TaskTrainer, TrialTraining
 
 STEPS = 100
 EXAMPLE_NAMES = ("digits.py:Digits", "digits.py:DigitsCNN", "digits.py:DigitsTransformer",

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,7 +38,9 @@ from worker.lanes import Lanes
 from worker.loading import CommandLine, Objective, SourceWatch, load, user_code
 from worker.objective import run_objective
 from worker.permission import Permission
-from worker.training import EpochResult, TaskTrainer, TrialTraining, pick_device, random_state
+from worker.randomness import random_state
+from worker.stack import set_free
+from worker.training import EpochResult, TaskTrainer, TrialTraining, pick_device
 
 log = logging.getLogger(__name__)
 
@@ -265,6 +269,7 @@ class JobRunner:
         until = min(job.until or trainer.epochs, trainer.epochs)
         running: list[_Running] = []
         for work in job.trials:
+            self._alive()
             attempt = self._attempt(job, work)
             try:
                 # A first attempt has nothing to go on from: a store far away need not be asked.
@@ -275,11 +280,14 @@ class JobRunner:
         while running:
             group = next_group(running, plan)
             others = [one for one in running if one not in group]
+            failed: NotFused | None = None
             try:
                 left = self._one_epoch(trainer, group, until)
             except NotFused as error:
-                plan = self._fuse_less(plan, group, error)
-                left = self._begin_again(job, trainer, group)
+                failed = error
+            if failed is not None:
+                plan = self._fuse_less(plan, failed, group)
+                left = self._begin_again(job, trainer, [one.attempt for one in group])
             running = sorted(others + left, key=lambda one: one.attempt.work.number)
 
     def _begin(self, job: Job, trainer: TaskTrainer, attempt: Attempt, look: bool) -> _Running:
@@ -305,20 +313,28 @@ class JobRunner:
             break
         return _Running(attempt, training, checkpoints)
 
-    def _begin_again(self, job: Job, trainer: TaskTrainer, group: list[_Running]) -> list[_Running]:
+    def _begin_again(
+        self, job: Job, trainer: TaskTrainer, attempts: list[Attempt]
+    ) -> list[_Running]:
         """Trials whose stack has failed between two batches; what they reported stays right."""
         begun: list[_Running] = []
-        for one in group:
+        for attempt in attempts:
             try:
-                begun.append(self._begin(job, trainer, one.attempt, look=True))
+                begun.append(self._begin(job, trainer, attempt, look=True))
             except JustrightError as error:
-                self._fail(one.attempt, error, one.training.epoch)
+                self._fail(attempt, error)
         return begun
 
-    def _fuse_less(self, plan: LanePlan, group: list[_Running], error: Exception) -> LanePlan:
-        """What to do where lanes failed: fewer, if memory was short, else none."""
-        stack = len(group) // 2 if _want(error) is FailureKind.MEMORY else 1
-        log.warning("%d lanes cannot be trained at once: %s", len(group), error)
+    def _fuse_less(self, plan: LanePlan, failed: NotFused, group: list[_Running]) -> LanePlan:
+        """What to do where lanes failed: fewer, if memory was short, else none.
+
+        All that holds the stack's memory is let go: its trials begin again.
+        """
+        stack = len(group) // 2 if failed.want is FailureKind.MEMORY else 1
+        log.warning("%d lanes cannot be trained at once: %s", len(group), failed)
+        self._stack = None
+        for one in group:
+            del one.training
         if self._device is not None and self._device.type == "cuda":
             torch.cuda.empty_cache()
         return plan.model_copy(update={"stack": max(1, stack)})
@@ -339,7 +355,9 @@ class JobRunner:
                     ended.append(one)
         except JustrightError as error:
             if len(ready) > 1 and not is_poison(error):
-                raise NotFused(str(error)) from error
+                for cause in _causes(error):
+                    traceback.clear_frames(cause.__traceback__)  # they hold the stack
+                raise NotFused(str(error), _want(error)) from None
             for one in ready:
                 one.end(OutcomeKind.FAILED, failure=self._failure(error))
             ended = ready
@@ -359,11 +377,14 @@ class JobRunner:
     def _lanes(self, trainer: TaskTrainer, trials: list[TrialTraining]) -> Lanes:
         """The stack of these trials: the last one, if all of them were in it."""
         if len(trials) == 1:
-            self._stack = None
+            if self._stack is not None:
+                self._stack = None
+                set_free(trials[0])
             return trainer.lanes(trials)
-        if self._stack is None or not self._stack.take(trials):
+        if self._stack is not None and not user_code(partial(self._stack.take, trials)):
             self._stack = None  # frees its memory first
-            self._stack = user_code(lambda: trainer.lanes(trials))
+        if self._stack is None:
+            self._stack = user_code(partial(trainer.lanes, trials))
         return self._stack
 
     def _after_epoch(self, one: _Running, until: int, horizon: int) -> bool:
@@ -413,6 +434,10 @@ class JobRunner:
 
 class NotFused(Exception):
     """Why some trials cannot be trained together. Each for itself may do."""
+
+    def __init__(self, message: str, want: FailureKind | None) -> None:
+        super().__init__(message)
+        self.want = want  #: What there was too little of, if that was it.
 
 
 def next_group(running: Sequence[_Running], plan: LanePlan) -> list[_Running]:

@@ -36,6 +36,7 @@ class LaneForms(TorchFunctionMode):
             functional.linear: _linear,
             functional.conv2d: _conv2d,
             functional.batch_norm: _batch_norm,
+            functional.group_norm: _group_norm,
             functional.max_pool2d: _pool(functional.max_pool2d),
             functional.avg_pool2d: _pool(functional.avg_pool2d),
             functional.adaptive_avg_pool2d: _pool(functional.adaptive_avg_pool2d),
@@ -94,7 +95,8 @@ def _in_lanes(*tensors: Tensor | None) -> bool:
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Computed transposed: the gradient of the weight then comes out in the weight's own order."""
-    if input.ndim != 2 or not _in_lanes(weight, bias):
+    half = torch.is_autocast_enabled(input.device.type)
+    if input.ndim != 2 or half or not _in_lanes(weight, bias):
         return functional.linear(input, weight, bias)
     found = weight @ input.t() if bias is None else torch.addmm(bias[:, None], weight, input.t())
     return found.t()
@@ -156,6 +158,34 @@ def _batch_norm(
 
 
 @_by_rule
+def _group_norm_rule(
+    lanes: int,
+    dims: Dims,
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Whole:
+    """All lanes' channels in one call, in as many groups more."""
+    tensors = (_flat(weight, dims[2], lanes), _flat(bias, dims[3], lanes))
+    x = _channels(x, dims[0], lanes).contiguous()
+    return _whole(functional.group_norm(x, groups * lanes, *tensors, eps), lanes)
+
+
+def _group_norm(
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not any(_in_lanes(t) for t in (input, weight, bias) if t is not None):
+        return functional.group_norm(input, num_groups, weight, bias, eps)
+    return _group_norm_rule(input, num_groups, weight, bias, eps)
+
+
+@_by_rule
 def _pool_rule(lanes: int, dims: Dims, x: Tensor, pool: Callable[[Tensor], Tensor]) -> Whole:
     found = pool(_by_pixel(_channels(x, dims[0], lanes)))
     if found.requires_grad:  # the backward pass is slow where the two are of different order
@@ -201,7 +231,7 @@ def _unfolded(
     flat = weight.flatten(1).t().contiguous()  # so, its gradient is several times quicker
     found = windows.reshape(-1, flat.shape[0]) @ flat
     if bias is not None:
-        found = found + bias
+        found = found + bias.to(found.dtype)
     sizes = zip(x.shape[2:], size, _pair(padding), _pair(dilation), _pair(stride), strict=True)
     shape = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, p, d, s in sizes]
     return found.view(x.shape[0], *shape, -1).permute(0, 3, 1, 2)
@@ -332,4 +362,8 @@ def _attention(
         scores = scores.masked_fill(attn_mask.logical_not(), -torch.inf)
     elif attn_mask is not None:
         scores = scores + attn_mask
-    return _dropout(scores.softmax(dim=-1), dropout_p) @ value
+    if attn_mask is None:
+        return _dropout(scores.softmax(dim=-1), dropout_p) @ value
+    nothing = (scores == -torch.inf).all(dim=-1, keepdim=True)  # to attend to: 0, not NaN
+    weights = scores.masked_fill(nothing, 0.0).softmax(dim=-1).masked_fill(nothing, 0.0)
+    return _dropout(weights, dropout_p) @ value

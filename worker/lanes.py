@@ -9,6 +9,7 @@ compute what they would compute alone.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,9 @@ import torch
 from torch.func import functional_call, vmap
 
 from worker.lane_forms import LaneForms
-from worker.loss_scale import factors, unscale
-from worker.stack import Stack, clip_lanes
+from worker.loss_scale import LossScale, factors, unscale
+from worker.randomness import random_state, set_random_state
+from worker.stack import Grads, Stack, clip_lanes
 
 if TYPE_CHECKING:
     from worker.training import TrialTraining
@@ -35,6 +37,11 @@ class Lanes(ABC):
         """``clip``: the largest norm of a trial's gradient, None: any."""
         self.trials = list(trials)
         self._loss, self._clip = loss, clip
+
+    @abstractmethod
+    def gradients(self, inputs: Any, targets: Any) -> tuple[torch.Tensor, Grads]:
+        """The losses, shape (lanes,), and for each trained parameter, with a first dimension of
+        lanes, the gradient of its own (scaled) loss, or None."""
 
     @abstractmethod
     def step(self, inputs: Any, targets: Any, progress: float) -> torch.Tensor:
@@ -68,20 +75,28 @@ class Lanes(ABC):
 class OneLane(Lanes):
     """One trial, by its own model and torch.optim optimizer."""
 
+    def gradients(self, inputs: Any, targets: Any) -> tuple[torch.Tensor, Grads]:
+        return self._backward(inputs, targets).view(1), _as_lane(self.trials[0].model)
+
+    def _backward(self, inputs: Any, targets: Any) -> torch.Tensor:
+        (trial,) = self.trials
+        loss = self._loss(trial.model, inputs, targets)
+        trial.optimizer.zero_grad(set_to_none=True)
+        scaled = loss if trial.scale is None else loss * trial.scale.factor
+        scaled.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
     def step(self, inputs: Any, targets: Any, progress: float) -> torch.Tensor:
         (trial,) = self.trials
         optimizer = trial.optimizer
         for group, rate in zip(optimizer.param_groups, trial.rates(progress), strict=True):
             group["lr"] = rate
-        loss = self._loss(trial.model, inputs, targets)
-        optimizer.zero_grad(set_to_none=True)
-        scaled = loss if trial.scale is None else loss * trial.scale.factor
-        scaled.backward()  # type: ignore[no-untyped-call]
+        loss = self._backward(inputs, targets)
         if trial.scale is None or not unscale([trial.scale], _as_lane(trial.model)):
             if self._clip is not None:
                 torch.nn.utils.clip_grad_norm_(trial.model.parameters(), self._clip)
             optimizer.step()
-        return loss.detach().view(1)
+        return loss.view(1)
 
     def losses(self, inputs: Any, targets: Any) -> torch.Tensor:
         return self._loss(self.trials[0].model, inputs, targets).view(1)
@@ -99,12 +114,20 @@ class FusedLanes(Lanes):
     def __init__(self, trials: Sequence[TrialTraining], loss: Loss, clip: float | None) -> None:
         super().__init__(trials, loss, clip)
         self._widest = 1  # samples that all lanes have trained on at once
+        # A model of our own is called: torch lends it the stacked tensors, and does not give back
+        # all it had before where a module has two names.
+        self._model = copy.deepcopy(trials[0].model)
         self._restack()
 
     def _restack(self) -> None:
         self._stack = Stack(self.trials)
-        self._model = self.trials[0].model
+        for name, parameter in self._stack.shared.items():
+            self._model.get_parameter(name).data = parameter
         self._forms = LaneForms(len(self.trials))
+
+    def train(self, on: bool) -> None:
+        super().train(on)
+        self._model.train(on)
 
     def keep(self, chosen: Sequence[int]) -> None:
         if len(chosen) < len(self.trials):
@@ -112,32 +135,41 @@ class FusedLanes(Lanes):
             if self.trials:
                 self._restack()
 
-    def step(self, inputs: Any, targets: Any, progress: float) -> torch.Tensor:
+    def gradients(self, inputs: Any, targets: Any) -> tuple[torch.Tensor, Grads]:
         stack = self._stack
-        self._widest = max(self._widest, len(self.trials) * len(targets))
         losses = self._forward(stack.parameters, stack.buffers, inputs, targets)
-        scales = [trial.scale for trial in self.trials if trial.scale is not None]
+        scales = self._scales()
         scaled = losses * factors(scales, losses.device) if scales else losses
         grads = torch.autograd.grad(scaled.sum(), stack.leaves, allow_unused=True)
+        return losses.detach(), grads
+
+    def _scales(self) -> list[LossScale]:
+        return [trial.scale for trial in self.trials if trial.scale is not None]
+
+    def step(self, inputs: Any, targets: Any, progress: float) -> torch.Tensor:
+        self._widest = max(self._widest, len(self.trials) * len(targets))
+        losses, grads = self.gradients(inputs, targets)
+        scales = self._scales()
         skipped = unscale(scales, grads) if scales else []
         if self._clip is not None:
             clip_lanes(grads, self._clip)
         rates = [trial.rates(progress) for trial in self.trials]
-        stack.optimizer.step(grads, rates, skipped)
-        return losses.detach()
+        self._stack.optimizer.step(grads, rates, skipped)
+        return losses
 
     def losses(self, inputs: Any, targets: Any) -> torch.Tensor:
         # Held-out data come in larger batches: as many lanes at once as training has room for.
         size = max(1, self._widest // len(targets))
-        found = [
-            self._forward(
-                {name: stack[at : at + size] for name, stack in self._stack.parameters.items()},
-                {name: stack[at : at + size] for name, stack in self._stack.buffers.items()},
-                inputs,
-                targets,
-            )
-            for at in range(0, len(self.trials), size)
-        ]
+        several = size < len(self.trials)
+        state = random_state() if several else None
+        found = []
+        for at in range(0, len(self.trials), size):
+            if state is not None:  # a model that draws at random draws the same for all
+                set_random_state(state)
+            rows = slice(at, at + size)
+            parameters = {name: of[rows] for name, of in self._stack.parameters.items()}
+            buffers = {name: of[rows] for name, of in self._stack.buffers.items()}
+            found.append(self._forward(parameters, buffers, inputs, targets))
         return torch.cat(found)
 
     def _forward(
@@ -159,4 +191,5 @@ class FusedLanes(Lanes):
 
 def _as_lane(model: torch.nn.Module) -> list[torch.Tensor | None]:
     """The gradients of a model, as of a stack of one lane."""
-    return [p.grad.unsqueeze(0) if p.grad is not None else None for p in model.parameters()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [p.grad.unsqueeze(0) if p.grad is not None else None for p in trained]

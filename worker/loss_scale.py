@@ -43,7 +43,9 @@ def unscale(scales: Sequence[LossScale], grads: Sequence[torch.Tensor | None]) -
     ``grads``: with a first dimension of lanes.
     """
     found = [grad for grad in grads if grad is not None]
-    fine = torch.stack([grad.flatten(1).isfinite().all(dim=1) for grad in found]).all(dim=0)
+    fine = torch.stack([grad.reshape(len(grad), -1).isfinite().all(dim=1) for grad in found]).all(
+        dim=0
+    )
     inverse = 1 / factors(scales, found[0].device)
     for grad in found:
         grad.mul_(inverse.view(-1, *[1] * (grad.ndim - 1)))

@@ -37,12 +37,15 @@ class Stack:
             CannotStack: their models have not the same tensors.
         """
         models = [trial.model for trial in trials]
+        _refuse_hooks(models[0])
         named: list[Tensors] = [dict(model.named_parameters()) for model in models]
         self.parameters: dict[str, torch.Tensor] = {}
+        self.shared: dict[str, torch.Tensor] = {}
         for name, lanes in _by_name(named):
             if lanes[0].requires_grad or not _equal(lanes):
                 self.parameters[name] = _stack(lanes).requires_grad_(lanes[0].requires_grad)
-            # Frozen and equal ones are not stacked: what depends on them alone is computed once.
+            else:  # not stacked: what depends on frozen, equal ones alone is computed once
+                self.shared[name] = lanes[0].detach()
         self.trained = [name for name, stack in self.parameters.items() if stack.requires_grad]
         buffers = [dict(model.named_buffers()) for model in models]
         self.buffers = {name: _stack(lanes) for name, lanes in _by_name(buffers)}
@@ -53,6 +56,16 @@ class Stack:
     def leaves(self) -> list[torch.Tensor]:
         """The stacks that are trained."""
         return [self.parameters[name] for name in self.trained]
+
+
+def _refuse_hooks(model: torch.nn.Module) -> None:
+    """
+    Raises:
+        CannotStack: gradients of its parameters pass through the user's own code.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise CannotStack(f"parameter {name} has a hook on its gradient")
 
 
 def _by_name(named: Sequence[Tensors]) -> list[tuple[str, list[torch.Tensor]]]:
@@ -71,10 +84,21 @@ def _equal(lanes: Sequence[torch.Tensor]) -> bool:
 
 def _stack(lanes: Sequence[torch.Tensor]) -> torch.Tensor:
     """One tensor of all; each becomes a view of its row."""
-    stacked = torch.stack([lane.detach() for lane in lanes])
+    # Contiguous, whatever the lanes were: gradients are, and the kernels read both in order.
+    stacked = torch.stack([lane.detach() for lane in lanes]).contiguous()
     for lane, row in zip(lanes, stacked.unbind(0), strict=True):
         lane.data = row
     return stacked
+
+
+def set_free(trial: TrialTraining) -> None:
+    """Give a trial memory of its own: a row would keep its whole stack alive."""
+    for tensor in (*trial.model.parameters(), *trial.model.buffers()):
+        tensor.data = tensor.data.clone()
+    for state in trial.optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor):
+                state[name] = value.clone()
 
 
 # -- the optimizers of a stack ------------------------------------------------------------------
@@ -127,6 +151,8 @@ def _is_fusible(optimizer: torch.optim.Optimizer) -> bool:
     """Whether torch's fused kernels do just what this optimizer does."""
     kind = type(optimizer)
     if kind not in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW):
+        return False
+    if "step" in vars(optimizer):  # replaced by the user's own
         return False
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return False
@@ -223,7 +249,7 @@ class _FusedOptimizer(LaneOptimizer):
                 old if old is not None else torch.zeros_like(lane.detach())
                 for old, lane in zip(before, lanes, strict=True)
             ]
-        )
+        ).contiguous()
         for state, row in zip(states, stacked.unbind(0), strict=True):
             state[name] = row
 
@@ -271,8 +297,8 @@ class _FusedOptimizer(LaneOptimizer):
         if len(columns) == self._count and len(lanes) == len(self._lanes):
             self._steps += 1
         else:
-            index = torch.tensor(lanes)[:, None], torch.tensor(columns)[None, :]
-            self._steps[index] += 1
+            index = torch.tensor(lanes, dtype=torch.long), torch.tensor(columns, dtype=torch.long)
+            self._steps[index[0][:, None], index[1]] += 1
 
 
 def _has_momentum(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> bool:
@@ -310,7 +336,9 @@ def clip_lanes(grads: Grads, limit: float) -> None:
     The same as ``torch.nn.utils.clip_grad_norm_`` lane by lane.
     """
     found = [grad for grad in grads if grad is not None]
-    norms = torch.stack([torch.linalg.vector_norm(grad.flatten(1), dim=1) for grad in found])
+    norms = torch.stack(
+        [torch.linalg.vector_norm(grad.reshape(len(grad), -1), dim=1) for grad in found]
+    )
     factors = (limit / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
     for grad in found:
         grad.mul_(factors.view(-1, *[1] * (grad.ndim - 1)))

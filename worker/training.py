@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,6 +25,7 @@ from worker.data import Batches, as_batches
 from worker.lanes import FusedLanes, Lanes, OneLane
 from worker.loading import user_code
 from worker.loss_scale import LossScale
+from worker.randomness import seed_for, set_random_state
 from worker.schedules import schedule
 
 _CHECK_EVERY = 64  # batches between looks at the loss: each look waits for the device
@@ -124,7 +123,10 @@ def _alone(value: Any) -> Any:
         whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
         return value if whole else value.clone()
     if isinstance(value, dict):
-        return {key: _alone(item) for key, item in value.items()}
+        found = type(value)((key, _alone(item)) for key, item in value.items())
+        if hasattr(value, "_metadata"):  # the versions of a model's modules
+            setattr(found, "_metadata", value._metadata)  # noqa: B010
+        return found
     if isinstance(value, list):
         return [_alone(item) for item in value]
     return value
@@ -292,7 +294,7 @@ class TaskTrainer:
         for _ in islice(batches, first):
             pass  # the same order again, up to where it was interrupted
         if lead.random:
-            _set_random_state(lead.random)
+            set_random_state(lead.random)
         for trial in lanes.trials:
             trial.random = {}
         totals = self._totals(lanes)
@@ -434,7 +436,8 @@ def _be_deterministic(on: bool) -> None:
     if on:  # cuBLAS reads it when it is first used
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(on)
+    if on != torch.are_deterministic_algorithms_enabled():  # it imports much, for seconds
+        torch.use_deterministic_algorithms(on)
 
 
 def _drop_diverged(lanes: Lanes, totals: torch.Tensor) -> torch.Tensor:
@@ -450,33 +453,3 @@ def _shape(value: Any) -> str:
     if isinstance(value, torch.Tensor):
         return f"shape {tuple(value.shape)} ({str(value.dtype).removeprefix('torch.')})"
     return f"type {type(value).__name__}"
-
-
-def random_state() -> dict[str, Any]:
-    """Where all generators stand, as tensors and plain values."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-        "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, cached],
-        "python": random.getstate(),
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(generator, device)
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-
-
-def seed_for(seed: int, epoch: int) -> None:
-    """Seed all generators for an epoch, counted from 1; 0 is for the initial weights."""
-    mixed = (seed * 1_000_003 + epoch) % 2**32
-    torch.manual_seed(mixed)
-    np.random.seed(mixed)
-    random.seed(mixed)
