@@ -155,7 +155,12 @@ class _Measuring:
     def _compare(self, quiet: bool) -> tuple[str, bool]:
         """What differs between two lanes, of other weights than each other, and two trials alone;
         "" if nothing does. And whether random numbers were drawn in training."""
-        alone = [self._look([self._start(n, self._seed + n)], quiet) for n in range(2)]
+        trials = [self._start(n, self._seed + n) for n in range(2)]
+        attributes = _attributes(trials[0].model)
+        alone = [self._look([trial], quiet) for trial in trials]
+        for name, value in _attributes(trials[0].model).items():
+            if value is not attributes.get(name):
+                raise TaskError(f"model() has a state that torch does not know of: {name}")
         before = self._random()
         fused = self._look([self._start(n, self._seed + n) for n in range(2)], quiet)
         drew = not torch.equal(before, self._random())
@@ -203,6 +208,16 @@ class _Measuring:
         if self._device.type == "cuda":
             return torch.cuda.get_rng_state(self._device)
         return torch.get_rng_state()
+
+
+def _attributes(model: torch.nn.Module) -> dict[str, Any]:
+    """What the modules keep beside their parameters and buffers."""
+    return {
+        f"{name}.{attribute}".lstrip("."): value
+        for name, module in model.named_modules()
+        for attribute, value in vars(module).items()
+        if not attribute.startswith("_") and attribute != "training"
+    }
 
 
 def _quieten(model: torch.nn.Module) -> None:

@@ -20,7 +20,7 @@ from torch.func import functional_call, vmap
 from worker.lane_forms import LaneForms
 from worker.loss_scale import LossScale, factors, unscale
 from worker.randomness import random_state, set_random_state
-from worker.stack import Grads, Stack, clip_lanes
+from worker.stack import CannotStack, Grads, Stack, clip_lanes
 
 if TYPE_CHECKING:
     from worker.training import TrialTraining
@@ -181,7 +181,12 @@ class FusedLanes(Lanes):
     ) -> torch.Tensor:
         def one(own: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
             def forward(x: Any) -> Any:
-                return functional_call(self._model, (own, state), (x,))
+                given = {**own, **state}
+                output = functional_call(self._model, given, (x,))
+                for name, tensor in state.items():  # torch notes there what it found afterwards
+                    if given[name] is not tensor:
+                        raise CannotStack(f"buffer {name} is replaced, not changed in place")
+                return output
 
             return self._loss(forward, inputs, targets)
 

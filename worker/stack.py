@@ -96,7 +96,7 @@ def set_free(trial: TrialTraining) -> None:
     for tensor in (*trial.model.parameters(), *trial.model.buffers()):
         tensor.data = tensor.data.clone()
     for state in trial.optimizer.state.values():
-        for name, value in state.items():
+        for name, value in state.items() if isinstance(state, dict) else ():
             if isinstance(value, torch.Tensor):
                 state[name] = value.clone()
 

@@ -117,18 +117,24 @@ class TrialTraining:
         self.seconds, self.random = state["seconds"], state["random"]
 
 
-def _alone(value: Any) -> Any:
-    """The same without what lies around it: a row of a stack would be saved with all lanes."""
+def _alone(value: Any, known: dict[Any, torch.Tensor] | None = None) -> Any:
+    """The same without what lies around it: a row of a stack would be saved with all lanes.
+
+    ``known``: what has been copied already, since weights may be shared.
+    """
+    known = {} if known is None else known
     if isinstance(value, torch.Tensor):
-        whole = value.untyped_storage().nbytes() == value.numel() * value.element_size()
-        return value if whole else value.clone()
+        if value.untyped_storage().nbytes() == value.numel() * value.element_size():
+            return value
+        place = (value.data_ptr(), value.shape, value.stride())
+        return known.setdefault(place, value.clone())
     if isinstance(value, dict):
-        found = type(value)((key, _alone(item)) for key, item in value.items())
+        found = type(value)((key, _alone(item, known)) for key, item in value.items())
         if hasattr(value, "_metadata"):  # the versions of a model's modules
             setattr(found, "_metadata", value._metadata)  # noqa: B010
         return found
     if isinstance(value, list):
-        return [_alone(item) for item in value]
+        return [_alone(item, known) for item in value]
     return value
 
 
