@@ -377,9 +377,9 @@ class JobRunner:
     def _lanes(self, trainer: TaskTrainer, trials: list[TrialTraining]) -> Lanes:
         """The stack of these trials: the last one, if all of them were in it."""
         if len(trials) == 1:
-            if self._stack is not None:
-                self._stack = None
-                set_free(trials[0])
+            for trial in self._stack.trials if self._stack is not None else ():
+                set_free(trial)
+            self._stack = None
             return trainer.lanes(trials)
         if self._stack is not None and not user_code(partial(self._stack.take, trials)):
             self._stack = None  # frees its memory first

@@ -155,12 +155,7 @@ class _Measuring:
     def _compare(self, quiet: bool) -> tuple[str, bool]:
         """What differs between two lanes, of other weights than each other, and two trials alone;
         "" if nothing does. And whether random numbers were drawn in training."""
-        trials = [self._start(n, self._seed + n) for n in range(2)]
-        attributes = _attributes(trials[0].model)
-        alone = [self._look([trial], quiet) for trial in trials]
-        for name, value in _attributes(trials[0].model).items():
-            if value is not attributes.get(name):
-                raise TaskError(f"model() has a state that torch does not know of: {name}")
+        alone = [self._look([self._start(n, self._seed + n)], quiet) for n in range(2)]
         before = self._random()
         fused = self._look([self._start(n, self._seed + n) for n in range(2)], quiet)
         drew = not torch.equal(before, self._random())
@@ -198,26 +193,16 @@ class _Measuring:
             states = trial.model.state_dict().items()
             own |= {f"{name} of the model": value.clone() for name, value in states}
             seen.append(own)
-        if trials[-1].work.number == 1:  # in lanes, the other one leaves
-            lanes.keep([len(trials) - 1])
-            lanes.train(True)
-            seen[-1]["the loss of a lane that is left"] = lanes.step(*self._batch, 0.0)
+        if trials[-1].work.number == 1:  # it goes on alone: its own model must have it all
+            last = self._trainer.lanes(trials[-1:])
+            last.train(True)
+            seen[-1]["the loss of a lane that is left"] = last.step(*self._batch, 0.0)
         return seen
 
     def _random(self) -> torch.Tensor:
         if self._device.type == "cuda":
             return torch.cuda.get_rng_state(self._device)
         return torch.get_rng_state()
-
-
-def _attributes(model: torch.nn.Module) -> dict[str, Any]:
-    """What the modules keep beside their parameters and buffers."""
-    return {
-        f"{name}.{attribute}".lstrip("."): value
-        for name, module in model.named_modules()
-        for attribute, value in vars(module).items()
-        if not attribute.startswith("_") and attribute != "training"
-    }
 
 
 def _quieten(model: torch.nn.Module) -> None:

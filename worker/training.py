@@ -127,7 +127,9 @@ def _alone(value: Any, known: dict[Any, torch.Tensor] | None = None) -> Any:
         if value.untyped_storage().nbytes() == value.numel() * value.element_size():
             return value
         place = (value.data_ptr(), value.shape, value.stride())
-        return known.setdefault(place, value.clone())
+        if place not in known:
+            known[place] = value.clone()
+        return known[place]
     if isinstance(value, dict):
         found = type(value)((key, _alone(item, known)) for key, item in value.items())
         if hasattr(value, "_metadata"):  # the versions of a model's modules
