@@ -269,7 +269,8 @@ class JobRunner:
         until = min(job.until or trainer.epochs, trainer.epochs)
         running: list[_Running] = []
         for work in job.trials:
-            self._alive()
+            if running:  # dozens of large models take long to build
+                self._alive()
             attempt = self._attempt(job, work)
             try:
                 # A first attempt has nothing to go on from: a store far away need not be asked.
