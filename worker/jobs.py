@@ -10,7 +10,7 @@ import errno
 import logging
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -111,6 +111,8 @@ class _Loaded:
 
     key: tuple[str, int | None]
     what: TaskTrainer | Objective | CommandLine
+    plans: dict[tuple[int | None, int], LanePlan] = field(default_factory=dict)
+    """How to train it, by the lanes that were wanted, and the most: measured once."""
 
 
 @dataclass(eq=False)
@@ -225,7 +227,7 @@ class JobRunner:
         what = self._load(job)
         if isinstance(what, TaskTrainer):
             details = what.inspect(job.seed)
-            plan = plan_lanes(what, job.seed, job.lanes, job.most)
+            plan = self._plan(what, job)
             return Inspection(
                 study=job.study,
                 job=job.id,
@@ -245,6 +247,13 @@ class JobRunner:
             epochs=job.epochs,
             plan=LanePlan(lanes=job.lanes or 1, reason=reason),
         )
+
+    def _plan(self, trainer: TaskTrainer, job: Job) -> LanePlan:
+        assert self._loaded is not None
+        plans, wanted = self._loaded.plans, (job.lanes, job.most)
+        if wanted not in plans:
+            plans[wanted] = plan_lanes(trainer, job.seed, job.lanes, job.most)
+        return plans[wanted]
 
     def _train(self, job: Job) -> None:
         what = self._load(job)
