@@ -28,7 +28,8 @@ import torch
 from benchmarks.problems import PROBLEMS
 from justright.messages import TrialWork
 from justright.processes import keep_freed_memory
-from worker.training import EpochResult, TaskTrainer, TrialTraining
+from worker.training import EpochResult, TaskTrainer
+from worker.trial import TrialTraining
 
 LOWEST, HIGHEST, RATES = 1e-5, 1e2, 36
 SEED, OTHERS = 42, (43, 44, 45, 46)
@@ -86,14 +87,12 @@ def curves(name: str, setting: Setting, count: int) -> list[dict[str, Any]]:
     task.batch_size = max(1, int(task.batch_size * setting.batch))
     trainer = TaskTrainer(task, torch.device("cpu"), threads=1)
     trainer.measure_initial_loss(SEED)
-    found = _train(trainer, [(lr, SEED) for lr in rates(count)])
-    whole = [loss for loss in found if len(loss) == setting.epochs + 1]
-    best = min(
-        range(len(found)), key=lambda i: _lowest(found[i]) if found[i] in whole else math.inf
-    )
     runs = [(lr, SEED) for lr in rates(count)]
+    found = _train(trainer, runs)
+    whole = [i for i, losses in enumerate(found) if len(losses) == setting.epochs + 1]
+    best = min(whole, key=lambda i: _lowest(found[i]), default=0)
     for seed in OTHERS if whole else ():
-        runs.append((rates(count)[best], seed))
+        runs.append((runs[best][0], seed))
         found += _train(trainer, runs[-1:])
     about = {
         "problem": name,

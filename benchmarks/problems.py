@@ -55,10 +55,17 @@ def _mlp(*widths: int, act: Callable[[], nn.Module] = nn.ReLU, norm: bool = Fals
 
 
 class Problem(justright.Task):
-    """A task with its data as attributes."""
+    """A task whose data are made, or loaded, once."""
 
     batch_size = 64
-    data: tuple[Pair, Pair]
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.data = self.make()
+
+    def make(self) -> tuple[Pair, Pair]:
+        """Training and validation data."""
+        raise NotImplementedError
 
     def train_data(self) -> Pair:
         return self.data[0]
@@ -76,9 +83,8 @@ class Regression(Problem):
 
 
 class DigitsMLP(Problem):
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.data = _split(*datasets.load_digits(return_X_y=True))
+    def make(self) -> tuple[Pair, Pair]:
+        return _split(*datasets.load_digits(return_X_y=True))
 
     def model(self) -> nn.Module:
         return _mlp(64, 64, 10)
@@ -112,10 +118,9 @@ class DigitsCNN(DigitsMLP):
 class DigitsNoisy(DigitsMLP):
     """A third of the labels is wrong: training goes on while validation gets worse."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        (x, y), held_out = self.data
-        self.data = (x, _noisy(y, 0.33, 10)), held_out
+    def make(self) -> tuple[Pair, Pair]:
+        (x, y), held_out = super().make()
+        return (x, _noisy(y, 0.33, 10)), held_out
 
     def model(self) -> nn.Module:
         return _mlp(64, 128, 10)
@@ -126,9 +131,8 @@ class Cancer(Problem):
 
     batch_size = 32
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.data = _split(*datasets.load_breast_cancer(return_X_y=True))
+    def make(self) -> tuple[Pair, Pair]:
+        return _split(*datasets.load_breast_cancer(return_X_y=True))
 
     def model(self) -> nn.Module:
         return nn.Linear(30, 2)
@@ -137,9 +141,8 @@ class Cancer(Problem):
 class Wine(Problem):
     batch_size = 16
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.data = _split(*datasets.load_wine(return_X_y=True))
+    def make(self) -> tuple[Pair, Pair]:
+        return _split(*datasets.load_wine(return_X_y=True))
 
     def model(self) -> nn.Module:
         return _mlp(13, 32, 3, act=nn.GELU)
@@ -148,21 +151,19 @@ class Wine(Problem):
 class Blobs(Problem):
     """Many features, few of which tell anything."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def make(self) -> tuple[Pair, Pair]:
         made = datasets.make_classification(
             1500, 40, n_informative=8, n_classes=5, flip_y=0.1, random_state=0
         )
-        self.data = _split(*made)
+        return _split(*made)
 
     def model(self) -> nn.Module:
         return _mlp(40, 64, 32, 5)
 
 
 class Moons(Problem):
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.data = _split(*datasets.make_moons(1000, noise=0.25, random_state=0))
+    def make(self) -> tuple[Pair, Pair]:
+        return _split(*datasets.make_moons(1000, noise=0.25, random_state=0))
 
     def model(self) -> nn.Module:
         return _mlp(2, 32, 32, 2, act=nn.Tanh)
@@ -171,8 +172,7 @@ class Moons(Problem):
 class Chain(Problem):
     """The next of 12 symbols of a Markov chain of second order, from the last six."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def make(self) -> tuple[Pair, Pair]:
         generator = torch.Generator().manual_seed(3)
         table = torch.randn(12, 12, 12, generator=generator).mul(2).softmax(-1)
         chain = [0, 1]
@@ -181,7 +181,7 @@ class Chain(Problem):
             chain.append(int(torch.multinomial(weights, 1, generator=generator)))
         windows = torch.tensor(chain).unfold(0, 7, 1)
         x, y = windows[:, :6], windows[:, 6]
-        self.data = (x[:1700], y[:1700]), (x[1700:], y[1700:])
+        return (x[:1700], y[:1700]), (x[1700:], y[1700:])
 
     def model(self) -> nn.Module:
         return nn.Sequential(nn.Embedding(12, 8), nn.Flatten(), _mlp(48, 64, 12))
@@ -214,18 +214,16 @@ class _Attends(nn.Module):
 class Diabetes(Regression):
     batch_size = 32
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.data = _split(*datasets.load_diabetes(return_X_y=True))
+    def make(self) -> tuple[Pair, Pair]:
+        return _split(*datasets.load_diabetes(return_X_y=True))
 
     def model(self) -> nn.Module:
         return _mlp(10, 32, 1, act=nn.Tanh)
 
 
 class Friedman(Regression):
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.data = _split(*datasets.make_friedman1(1200, noise=1.0, random_state=0))
+    def make(self) -> tuple[Pair, Pair]:
+        return _split(*datasets.make_friedman1(1200, noise=1.0, random_state=0))
 
     def model(self) -> nn.Module:
         return _mlp(10, 64, 64, 1)
@@ -234,14 +232,13 @@ class Friedman(Regression):
 class IllConditioned(Regression):
     """Least squares whose directions differ by a factor of 1000 in curvature."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def make(self) -> tuple[Pair, Pair]:
         generator = torch.Generator().manual_seed(0)
         scale = torch.logspace(0, -1.5, 30)
         x = torch.randn(1200, 30, generator=generator) * scale
         y = x @ (torch.randn(30, generator=generator) / scale)
         y = (y + y.std() * 0.3 * torch.randn(1200, generator=generator)) / y.std()
-        self.data = (x[:900], y[:900]), (x[900:], y[900:])
+        return (x[:900], y[:900]), (x[900:], y[900:])
 
     def model(self) -> nn.Module:
         return nn.Linear(30, 1)
@@ -250,15 +247,14 @@ class IllConditioned(Regression):
 class Teacher(Regression):
     """A network learns another of its kind."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def make(self) -> tuple[Pair, Pair]:
         state = torch.get_rng_state()
         torch.manual_seed(11)
         x = torch.randn(1600, 16)
         with torch.no_grad():
             y = _mlp(16, 32, 32, 1, act=nn.Tanh)(x).squeeze(1) * 5
         torch.set_rng_state(state)
-        self.data = _split(x, y)
+        return _split(x, y)
 
     def model(self) -> nn.Module:
         return _mlp(16, 48, 48, 1, act=nn.Tanh)
@@ -267,11 +263,10 @@ class Teacher(Regression):
 class Autoencoder(Problem):
     """Digits through four numbers."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def make(self) -> tuple[Pair, Pair]:
         pixels = torch.tensor(datasets.load_digits().data, dtype=torch.float32) / 16
         pixels = pixels[torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))]
-        self.data = (pixels[:1200], pixels[:1200]), (pixels[1200:], pixels[1200:])
+        return (pixels[:1200], pixels[:1200]), (pixels[1200:], pixels[1200:])
 
     def model(self) -> nn.Module:
         return _mlp(64, 32, 4, 32, 64)
@@ -283,12 +278,11 @@ class Autoencoder(Problem):
 class Quadratic(Problem):
     """A noisy bowl in 40 dimensions, most of them flat: the data are the noise."""
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def make(self) -> tuple[Pair, Pair]:
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(1000, 40, generator=generator) * 0.3
         nothing = torch.zeros(1000)
-        self.data = (noise[:700], nothing[:700]), (noise[700:], nothing[700:])
+        return (noise[:700], nothing[:700]), (noise[700:], nothing[700:])
 
     def model(self) -> nn.Module:
         return _Bowl(40)
@@ -314,15 +308,14 @@ class Factors(Problem):
 
     batch_size = 128
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def make(self) -> tuple[Pair, Pair]:
         generator = torch.Generator().manual_seed(5)
         left, right = (torch.randn(90, 6, generator=generator) for _ in range(2))
         where = torch.randperm(8100, generator=generator)[:2400]
         x = torch.stack([where // 90, where % 90], dim=1)
         y = (left[x[:, 0]] * right[x[:, 1]]).sum(1) / math.sqrt(6)
         y = y + 0.2 * torch.randn(2400, generator=generator)
-        self.data = (x[:1900], y[:1900]), (x[1900:], y[1900:])
+        return (x[:1900], y[:1900]), (x[1900:], y[1900:])
 
     def model(self) -> nn.Module:
         return _Product(90, 8)

@@ -15,7 +15,8 @@ from typing import Any, cast
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as <malloc.h> numbers them
 # Found here: between fork and exec, where it is used, no library may be looked for.
-_PRCTL = cast(Any, ctypes.CDLL(None)).prctl if sys.platform == "linux" else None
+_LIBC = cast(Any, ctypes.CDLL(None)) if sys.platform == "linux" else None
+_PRCTL = _LIBC.prctl if _LIBC is not None else None
 
 
 def die_with_parent(number: signal.Signals) -> None:
@@ -34,7 +35,7 @@ def keep_freed_memory() -> None:
     a training step that allocates the same megabytes each time then spends half its time on that.
     glibc only; elsewhere nothing is changed.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    mallopt = getattr(_LIBC, "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -14,14 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from justright.lifecycle import FINISHED, TrialState
-from justright.messages import (
-    Answer,
-    Failure,
-    FailureKind,
-    Snapshot,
-    TrialView,
-    WorkerInfo,
-)
+from justright.messages import Answer, Failure, FailureKind, Snapshot, TrialView, WorkerInfo
 
 _BARS = "▁▂▃▄▅▆▇█"
 _STYLES = {
@@ -71,7 +64,7 @@ class LineView:
         if snapshot.note and snapshot.note != self._note:
             print(snapshot.note, file=sys.stderr, flush=True)
         self._note = snapshot.note
-        plan = snapshot.plan.text if snapshot.plan else ""
+        plan = _plan(snapshot)
         if plan and plan != self._plan:
             print(plan, file=sys.stderr, flush=True)
         self._plan = plan
@@ -79,6 +72,11 @@ class LineView:
             if trial.state in FINISHED and trial.number not in self._told:
                 self._told.add(trial.number)
                 print(_line(trial, snapshot), file=sys.stderr, flush=True)
+
+
+def _plan(snapshot: Snapshot) -> str:
+    """How its trials are trained; "" where there is nothing to say yet."""
+    return snapshot.plan.text if snapshot.plan else ""
 
 
 def _line(trial: TrialView, snapshot: Snapshot) -> str:
@@ -149,8 +147,8 @@ class TableView:
         )
         rows = max(5, self._console.height - 8)
         parts: list[RenderableType] = [trial_table(snapshot, rows), self._progress]
-        if snapshot.plan and snapshot.plan.text:
-            parts.append(Text(snapshot.plan.text, style="dim"))
+        if _plan(snapshot):
+            parts.append(Text(_plan(snapshot), style="dim"))
         if snapshot.note:
             parts.append(Text(snapshot.note, style="yellow"))
         self._live.update(Group(*parts))
@@ -301,7 +299,7 @@ def print_trial_failures(snapshot: Snapshot) -> None:
 def _note(snapshot: Snapshot) -> str:
     """What there is to say of a study: what it waits for, why it failed, how it is trained."""
     failure = _first_line(snapshot.failure) if snapshot.failure else ""
-    return snapshot.note or failure or (snapshot.plan.text if snapshot.plan else "")
+    return snapshot.note or failure or _plan(snapshot)
 
 
 def status_tables(

@@ -147,11 +147,15 @@ class StudyRun:
         if self.state == StudyState.INSPECTING:
             return None if self._inspecting_job else self._inspection_job(new_id(), lanes)
         waiting = self.trials.open_jobs().get("", [])
-        plan = self.inspection.plan if self.inspection else LanePlan()
-        records = waiting[: lanes or plan.lanes]
+        records = waiting[: lanes or self._plan.lanes]
         if not records and self._policy is not None:
-            records = self._propose(lanes or self._policy.at_once(plan.lanes, workers))
+            records = self._propose(lanes or self._policy.at_once(self._plan.lanes, workers))
         return self._training_job(records, new_id()) if records else None
+
+    @property
+    def _plan(self) -> LanePlan:
+        """How its trials are trained, as far as anybody has looked."""
+        return self.inspection.plan if self.inspection else LanePlan()
 
     def _propose(self, lanes: int) -> list[TrialRecord]:
         records: list[TrialRecord] = []
@@ -191,7 +195,7 @@ class StudyRun:
             place=self._place,
             stall=self.spec.stall,
             trials=works,
-            plan=self.inspection.plan if self.inspection else LanePlan(),
+            plan=self._plan,
         )
 
     def tidy_job(self, job: str) -> Job | None:

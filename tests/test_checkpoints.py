@@ -35,7 +35,8 @@ from worker.jobs import JobRunner
 from worker.loading import load
 from worker.permission import read_permission
 from worker.randomness import random_state
-from worker.training import TaskTrainer, TrialTraining
+from worker.training import TaskTrainer
+from worker.trial import TrialTraining
 
 CPU = torch.device("cpu")
 EPOCHS = 3

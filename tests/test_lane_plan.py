@@ -23,7 +23,8 @@ from justright.task import Task
 from worker.lane_plan import MOST, _Measuring, _sizes, plan_lanes
 from worker.lanes import FusedLanes
 from worker.randomness import seed_for
-from worker.training import TaskTrainer, TrialTraining
+from worker.training import TaskTrainer
+from worker.trial import TrialTraining
 
 INPUTS = torch.randn(48, 6, generator=torch.Generator().manual_seed(0))
 TARGETS = (INPUTS.sum(dim=1) > 0).long()

@@ -16,7 +16,8 @@ from worker.lanes import FusedLanes
 from worker.loading import load
 from worker.randomness import seed_for
 from worker.schedules import SCHEDULES
-from worker.training import TaskTrainer, TrialTraining
+from worker.training import TaskTrainer
+from worker.trial import TrialTraining
 
 STEPS = 100
 EXAMPLE_NAMES = ("digits.py:Digits", "digits.py:DigitsCNN", "digits.py:DigitsTransformer",

@@ -16,7 +16,8 @@ from justright.task import Task
 from tests.commands import EXAMPLES
 from worker.loading import load
 from worker.loss_scale import LossScale, factors, unscale
-from worker.training import TaskTrainer, TrialTraining
+from worker.training import TaskTrainer
+from worker.trial import TrialTraining
 
 CPU = torch.device("cpu")
 RATES = (1e-3, 3e-3, 1e-2)

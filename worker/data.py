@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from justright.errors import TaskError
@@ -87,9 +86,7 @@ class Ahead:
         if self._side is not None:
             current = torch.cuda.current_stream(self._device)
             current.wait_stream(self._side)
-            for tensor in tree_leaves(batch):
-                if isinstance(tensor, torch.Tensor):
-                    tensor.record_stream(current)
+            _each(batch, lambda tensor: _keep_for(tensor, current))
         return batch
 
 
@@ -201,18 +198,29 @@ def _describe(data: Any) -> str:
     return type(data).__name__
 
 
-def _pin(value: Any) -> Any:
-    """In memory from which a device copies while the host goes on."""
-    return tree_map(lambda x: x.pin_memory() if isinstance(x, torch.Tensor) else x, value)
+def _each(value: Any, call: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A batch of the same form, with the result of ``call`` for each of its tensors."""
+    if isinstance(value, torch.Tensor):
+        return call(value)
+    if isinstance(value, dict):
+        return {key: _each(item, call) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_each(item, call) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_each(item, call) for item in value)
+    return value
+
+
+def _keep_for(tensor: torch.Tensor, stream: Any) -> torch.Tensor:
+    """Its memory is used by a stream other than the one that it was made on."""
+    tensor.record_stream(stream)
+    return tensor
 
 
 def _move(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: _move(item, device) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_move(item, device) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(_move(item, device) for item in value)
-    return value
+    return _each(value, lambda tensor: tensor.to(device, non_blocking=True))
+
+
+def _pin(value: Any) -> Any:
+    """In memory from which a device copies while the host goes on."""
+    return _each(value, torch.Tensor.pin_memory)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 import logging
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from traceback import clear_frames
 
 import torch
 
@@ -40,7 +40,8 @@ from worker.objective import run_objective
 from worker.permission import Permission
 from worker.randomness import random_state
 from worker.stack import set_free
-from worker.training import EpochResult, TaskTrainer, TrialTraining, pick_device
+from worker.training import EpochResult, TaskTrainer, pick_device
+from worker.trial import TrialTraining
 
 log = logging.getLogger(__name__)
 
@@ -276,16 +277,7 @@ class JobRunner:
 
     def _train_task(self, job: Job, trainer: TaskTrainer) -> None:
         until = min(job.until or trainer.epochs, trainer.epochs)
-        running: list[_Running] = []
-        for work in job.trials:
-            if running:  # dozens of large models take long to build
-                self._alive()
-            attempt = self._attempt(job, work)
-            try:
-                # A first attempt has nothing to go on from: a store far away need not be asked.
-                running.append(self._begin(job, trainer, attempt, look=work.attempt > 1))
-            except JustrightError as error:
-                self._fail(attempt, error)
+        running = self._begin_all(job, trainer, [self._attempt(job, work) for work in job.trials])
         plan = job.plan
         while running:
             group = next_group(running, plan)
@@ -297,8 +289,25 @@ class JobRunner:
                 failed = error
             if failed is not None:
                 plan = self._fuse_less(plan, failed, group)
-                left = self._begin_again(job, trainer, [one.attempt for one in group])
+                left = self._begin_all(job, trainer, [one.attempt for one in group], again=True)
             running = sorted(others + left, key=lambda one: one.attempt.work.number)
+
+    def _begin_all(
+        self, job: Job, trainer: TaskTrainer, attempts: list[Attempt], again: bool = False
+    ) -> list[_Running]:
+        """Those that can be begun. ``again``: in this very attempt, since their stack has failed;
+        what they reported stays right."""
+        begun: list[_Running] = []
+        for attempt in attempts:
+            if begun:  # dozens of large models take long to build
+                self._alive()
+            try:
+                # A first attempt has nothing to go on from: a store far away need not be asked.
+                look = again or attempt.work.attempt > 1
+                begun.append(self._begin(job, trainer, attempt, look))
+            except JustrightError as error:
+                self._fail(attempt, error)
+        return begun
 
     def _begin(self, job: Job, trainer: TaskTrainer, attempt: Attempt, look: bool) -> _Running:
         """The trial at its beginning or, if it shall ``look``, at its last usable checkpoint."""
@@ -322,18 +331,6 @@ class JobRunner:
             log.info("trial %d goes on after epoch %d", work.number, training.epoch)
             break
         return _Running(attempt, training, checkpoints)
-
-    def _begin_again(
-        self, job: Job, trainer: TaskTrainer, attempts: list[Attempt]
-    ) -> list[_Running]:
-        """Trials whose stack has failed between two batches; what they reported stays right."""
-        begun: list[_Running] = []
-        for attempt in attempts:
-            try:
-                begun.append(self._begin(job, trainer, attempt, look=True))
-            except JustrightError as error:
-                self._fail(attempt, error)
-        return begun
 
     def _fuse_less(self, plan: LanePlan, failed: NotFused, group: list[_Running]) -> LanePlan:
         """What to do where lanes failed: fewer, if memory was short, else none.
@@ -366,7 +363,7 @@ class JobRunner:
         except JustrightError as error:
             if len(ready) > 1 and not is_poison(error):
                 for cause in _causes(error):
-                    traceback.clear_frames(cause.__traceback__)  # they hold the stack
+                    clear_frames(cause.__traceback__)  # they hold the stack
                 raise NotFused(str(error), _want(error)) from None
             for one in ready:
                 one.end(OutcomeKind.FAILED, failure=self._failure(error))

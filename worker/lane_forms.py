@@ -306,9 +306,10 @@ def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool
     """
     if inplace or not training or not 0.0 < p < 1.0 or input.device.type != "cpu":
         return functional.dropout(input, p, training, inplace)
-    kept = torch.empty(input.shape, dtype=input.dtype)
     if input.ndim == 3:
         kept = torch.empty_strided(input.shape, _strides(input), dtype=input.dtype)
+    else:
+        kept = torch.empty(input.shape, dtype=input.dtype)
     return input * kept.bernoulli_(1 - p).div_(1 - p)
 
 

@@ -16,7 +16,8 @@ from justright.errors import TaskError
 from justright.messages import LanePlan, TrialWork
 from worker.lanes import Lanes
 from worker.randomness import seed_for
-from worker.training import TaskTrainer, TrialTraining
+from worker.training import TaskTrainer
+from worker.trial import TrialTraining
 
 log = logging.getLogger(__name__)
 

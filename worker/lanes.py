@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.func import functional_call, vmap
@@ -20,10 +20,8 @@ from torch.func import functional_call, vmap
 from worker.lane_forms import LaneForms
 from worker.loss_scale import LossScale, factors, unscale
 from worker.randomness import random_state, set_random_state
-from worker.stack import CannotStack, Grads, Stack, clip_lanes
-
-if TYPE_CHECKING:
-    from worker.training import TrialTraining
+from worker.stack import CannotStack, Grads, Stack, clip_lanes, set_rates
+from worker.trial import TrialTraining
 
 Forward = Callable[[Any], Any]
 #: The scalar loss of one batch: of a model (or what stands for it), inputs and targets.
@@ -88,14 +86,12 @@ class OneLane(Lanes):
 
     def step(self, inputs: Any, targets: Any, progress: float) -> torch.Tensor:
         (trial,) = self.trials
-        optimizer = trial.optimizer
-        for group, rate in zip(optimizer.param_groups, trial.rates(progress), strict=True):
-            group["lr"] = rate
+        set_rates(trial.optimizer, trial.rates(progress))
         loss = self._backward(inputs, targets)
         if trial.scale is None or not unscale([trial.scale], _as_lane(trial.model)):
             if self._clip is not None:
                 torch.nn.utils.clip_grad_norm_(trial.model.parameters(), self._clip)
-            optimizer.step()
+            trial.optimizer.step()
         return loss.view(1)
 
     def losses(self, inputs: Any, targets: Any) -> torch.Tensor:

@@ -10,12 +10,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-if TYPE_CHECKING:
-    from worker.training import TrialTraining
+from worker.trial import TrialTraining
 
 Tensors = dict[str, torch.Tensor]
 Grads = Sequence[torch.Tensor | None]
@@ -125,6 +124,12 @@ def lane_optimizer(
     return _OwnOptimizers(optimizers, parameters)
 
 
+def set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
+    """Give each parameter group its rate."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+
+
 class _OwnOptimizers(LaneOptimizer):
     """Each lane's own torch.optim object does its step, whatever it is."""
 
@@ -139,8 +144,7 @@ class _OwnOptimizers(LaneOptimizer):
         for lane, optimizer in enumerate(self._optimizers):
             if lane in skipped:
                 continue
-            for group, rate in zip(optimizer.param_groups, rates[lane], strict=True):
-                group["lr"] = rate
+            set_rates(optimizer, rates[lane])
             for parameter, grad in zip(self._parameters[lane], grads, strict=True):
                 parameter.grad = grad[lane] if grad is not None else None
             optimizer.step()
