@@ -40,6 +40,10 @@ LR = Annotated[str | None, typer.Option(metavar="LOW:HIGH", help="Range searched
 TRIALS = Annotated[int | None, typer.Option(help="Learning rates to try (30).")]
 EPOCHS = Annotated[int | None, typer.Option(help="The horizon (the task's own).")]
 TIMEOUT = Annotated[float | None, typer.Option(help="Seconds after which to answer.")]
+TARGET = Annotated[float | None, typer.Option(help="A loss at which to stop.")]
+LIKE = Annotated[
+    str | None, typer.Option(metavar="STUDY", help="Begin near the answer of this earlier study.")
+]
 STALL = Annotated[
     float | None, typer.Option(help="Seconds without a sign of life until a trial fails (3600).")
 ]
@@ -102,6 +106,7 @@ def tune(
     trials: TRIALS = None,
     epochs: EPOCHS = None,
     timeout: TIMEOUT = None,
+    target: TARGET = None,
     stall: STALL = None,
     sampler: SAMPLER = None,
     pruner: PRUNER = None,
@@ -112,6 +117,7 @@ def tune(
     name: NAME = None,
     set_: SET = None,
     pool: POOL = None,
+    like: LIKE = None,
     metric: METRIC = None,
     json: JSON = False,
 ) -> None:
@@ -120,7 +126,7 @@ def tune(
 
     flags = {
         "lr": lr, "trials": trials, "epochs": epochs, "timeout": timeout, "stall": stall,
-        "sampler": sampler,
+        "target": target, "like": like, "sampler": sampler,
         "pruner": pruner, "replicates": replicates, "seed": seed, "lanes": lanes,
         "workers": workers, "name": name, "pool": pool, "metric": metric,
     }  # fmt: skip
@@ -157,6 +163,7 @@ def submit(
     trials: TRIALS = None,
     epochs: EPOCHS = None,
     timeout: TIMEOUT = None,
+    target: TARGET = None,
     stall: STALL = None,
     sampler: SAMPLER = None,
     pruner: PRUNER = None,
@@ -166,6 +173,7 @@ def submit(
     name: NAME = None,
     set_: SET = None,
     pool: POOL = None,
+    like: LIKE = None,
     metric: METRIC = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to the answer.")] = False,
     json: JSON = False,
@@ -177,7 +185,7 @@ def submit(
 
     flags = {
         "lr": lr, "trials": trials, "epochs": epochs, "timeout": timeout, "stall": stall,
-        "sampler": sampler,
+        "target": target, "like": like, "sampler": sampler,
         "pruner": pruner, "replicates": replicates, "seed": seed, "lanes": lanes,
         "name": name, "pool": pool, "metric": metric,
     }  # fmt: skip

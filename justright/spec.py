@@ -76,6 +76,7 @@ class StudySpec(BaseModel):
     trials: int = Field(default=30, ge=1)
     epochs: int | None = Field(default=None, ge=1)  #: None: the task's own horizon.
     timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)  #: seconds
+    target: float | None = Field(default=None, allow_inf_nan=False)  #: A loss that is good enough.
     sampler: SamplerName = "auto"
     pruner: PrunerName = "auto"
     replicates: int = Field(default=1, ge=1)
@@ -85,8 +86,12 @@ class StudySpec(BaseModel):
     stall: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds without a sign of life after which an attempt has failed; None: the worker's own."""
     metric: str | None = None  #: The name to look for in a command's output.
+    like: str | None = Field(default=None, pattern=f"^{NAME_PATTERN}$")
+    """An earlier study of a similar task, near whose answer the search begins."""
 
-    @field_validator("trials", "epochs", "timeout", "replicates", "seed", "stall", mode="before")
+    @field_validator(
+        "trials", "epochs", "timeout", "target", "replicates", "seed", "stall", mode="before"
+    )
     @classmethod
     def _refuse_truth(cls, value: Any) -> Any:
         if isinstance(value, bool):
@@ -127,7 +132,7 @@ class StudySpec(BaseModel):
 
 
 # What may differ when a name is submitted again: the study goes on under the new rules.
-_STOP_RULES = frozenset({"trials", "timeout", "replicates", "stall"})
+_STOP_RULES = frozenset({"trials", "timeout", "target", "replicates", "stall"})
 
 
 def differences(known: StudySpec, asked: StudySpec) -> list[str]:

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from justright.broker import AT_MOST, Broker
 from justright.errors import StorageError, UsageError
@@ -154,13 +154,14 @@ class Reconciler:
         spec = message.spec
         run = self._runs.get(spec.name)
         if run is None:
-            attributes = {
+            attributes: dict[str, Any] = {
                 ledger.STATE: StudyState.INSPECTING,
                 ledger.SUBMISSION: message.id,
                 ledger.PLACE: secrets.token_hex(6),
                 ledger.SPEC: spec.model_dump(mode="json"),
             }
             try:
+                attributes |= self._hint(spec.like)
                 study = self._ledger.create(spec.name, attributes)
             except UsageError as error:
                 self._outbox.failed.append(_not_taken(message, error))
@@ -176,6 +177,27 @@ class Reconciler:
             run.refuse(message.id, another_study(spec.name, differing))
             return
         run.resubmit(message.id, spec)
+
+    def _hint(self, like: str | None) -> dict[str, float]:
+        """What an earlier study tells a new one.
+
+        Raises:
+            UsageError: there is no such study, or it has no answer.
+        """
+        if like is None:
+            return {}
+        run = self._runs.get(like)
+        answer = run.answer if run is not None else None
+        if answer is None or answer.best_lr is None:
+            answered = sorted(
+                name for name, one in self._runs.items() if one.answer and one.answer.best_lr
+            )
+            found = "has no answer" if run is not None else "is not known here"
+            raise UsageError(
+                f"--like: the study {like} {found}. Studies with an answer: "
+                f"{', '.join(answered) or 'none'}."
+            )
+        return {ledger.HINT: answer.best_lr}
 
     # -- what has gone wrong elsewhere ------------------------------------------------------------
 

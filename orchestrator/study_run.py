@@ -41,7 +41,8 @@ from justright.spec import StudySpec
 from orchestrator import ledger
 from orchestrator.answer import as_note, make_answer
 from orchestrator.notes import save_note
-from orchestrator.policy import OptunaPolicy, Policy
+from orchestrator.policies import make_policy
+from orchestrator.policy import Policy
 from orchestrator.trial_book import TrialBook
 from orchestrator.trial_record import TrialRecord
 
@@ -83,6 +84,7 @@ class StudyRun:
         self._noted = self._spent
         self._since: float | None = None  #: Clock at which ``_spent`` was right; None: at rest.
         self._policy: Policy | None = None
+        self._hint: float | None = attributes.get(ledger.HINT)
         self._load(attributes)
 
     def _load(self, attributes: dict[str, Any]) -> None:
@@ -147,9 +149,10 @@ class StudyRun:
         if self.state == StudyState.INSPECTING:
             return None if self._inspecting_job else self._inspection_job(new_id(), lanes)
         waiting = self.trials.open_jobs().get("", [])
-        records = waiting[: lanes or self._plan.lanes]
+        alike = [record for record in waiting if record.until == waiting[0].until]
+        records = alike[: lanes or self._plan.lanes]
         if not records and self._policy is not None:
-            records = self._propose(lanes or self._policy.at_once(self._plan.lanes, workers))
+            records = self._next_round(self._policy, lanes, workers)
         return self._training_job(records, new_id()) if records else None
 
     @property
@@ -157,27 +160,29 @@ class StudyRun:
         """How its trials are trained, as far as anybody has looked."""
         return self.inspection.plan if self.inspection else LanePlan()
 
-    def _propose(self, lanes: int) -> list[TrialRecord]:
-        records: list[TrialRecord] = []
-        while self._policy is not None and len(records) < lanes and not self._scouting():
-            proposal = self._policy.propose()
-            if proposal is None:
-                break
-            records.append(self.trials.add(proposal))
-        return records
+    def _next_round(self, policy: Policy, lanes: int | None, workers: int) -> list[TrialRecord]:
+        """The trials that the policy wants trained next, all to one step."""
+        if self._unknown_range:
+            if not self.trials.all_finished:
+                return []
+            lanes = 1
+        wanted = policy.next(lanes, workers)
+        thawed = [self.trials.promote(number, wanted.until) for number in wanted.thaw]
+        new = [self.trials.add(proposal) for proposal in wanted.new]
+        return [record for record in thawed if record is not None] + new
 
-    def _scouting(self) -> bool:
+    @property
+    def _unknown_range(self) -> bool:
         """An objective tells its range when it is first called: until then, one trial only."""
-        if self.inspection is None or self.inspection.kind != "objective" or self._range:
-            return False
-        return not self.trials.all_finished
+        return bool(self.inspection and self.inspection.kind == "objective" and self._range is None)
 
     def _training_job(self, records: list[TrialRecord], job: str) -> Job:
         for record in records:
             self.trials.queue(record, job)
         if self._since is None:
             self._since = self._clock()
-        return self._job(job, tuple(record.work() for record in records))
+        works = tuple(record.work() for record in records)
+        return self._job(job, works).model_copy(update={"until": records[0].until})
 
     def _inspection_job(self, job: str, lanes: int | None) -> Job:
         self._inspecting_job = job
@@ -319,7 +324,9 @@ class StudyRun:
             return
         lr_range = self._range or self.spec.lr_range
         try:
-            self._policy = OptunaPolicy(self._study, self._storage, self.spec, inspection, lr_range)
+            self._policy = make_policy(
+                self._study, self._storage, self.spec, inspection, lr_range, self._hint
+            )
         except JustrightError as error:  # a sampler that needs what is not installed here
             self.fail(Failure(kind=FailureKind.TASK, message=str(error)))
 
@@ -376,9 +383,15 @@ class StudyRun:
             return None
         if self.spec.timeout is not None and self.elapsed() >= self.spec.timeout:
             return "timeout"
-        if self._policy is None or not self.trials.all_finished:
+        if self.spec.target is not None and self.trials.best <= self.spec.target:
+            return "target"
+        if self._policy is None or not self.trials.idle:
             return None
-        return "trials" if self._policy.exhausted else None
+        return self._policy.finished()
+
+    def recommend(self) -> float | None:
+        """The rate that it would answer now."""
+        return self._policy.recommend() if self._policy is not None else None
 
     def note_time(self) -> None:
         """Record the time spent, now and then: a kill would forget it."""

@@ -6,6 +6,7 @@ collected, never sent from here: the reconciler commits first.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal, cast
 
@@ -13,7 +14,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from justright.lifecycle import FINISHED, TrialState, follow
+from justright.lifecycle import ACTIVE, DISPATCHED, FINISHED, TrialState, follow
 from justright.messages import (
     WORTH_ANOTHER,
     Decision,
@@ -65,6 +66,17 @@ class TrialBook:
     def all_finished(self) -> bool:
         """Whether no trial is queued, running or paused."""
         return all(record.state in FINISHED for record in self)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no trial is queued or running, nor paused by its study's rest."""
+        return not any(r.state in DISPATCHED or (r.state in ACTIVE and r.rests) for r in self)
+
+    @property
+    def best(self) -> float:
+        """The lowest loss of any trial that has not diverged; inf without one."""
+        losses = (r.best for r in self if r.best is not None and not r.diverged)
+        return min(losses, default=math.inf)
 
     def open_jobs(self) -> dict[str, list[TrialRecord]]:
         """Jobs that are queued or running, with their trials that have not ended.
@@ -205,11 +217,23 @@ class TrialBook:
         return sorted({record.job for record in self if record.job})
 
     def resume_all(self) -> None:
-        """Send out again what is paused (d)."""
+        """Send out again what has paused with its study (d)."""
         for record in self:
-            if record.state == TrialState.PAUSED:
+            if record.state == TrialState.PAUSED and record.rests:
                 self._move(record, "d")
                 self._begin_again(record)
+
+    def promote(self, number: int, until: int | None) -> TrialRecord | None:
+        """Send a paused trial on to a further step (d); None where it is not paused."""
+        record = self._records[number]
+        if record.state != TrialState.PAUSED:
+            return None
+        # First where to: killed in between, it is one that rests on its way there.
+        record.until = until
+        self._note(record, ledger.UNTIL, until)
+        self._move(record, "d")
+        self._begin_again(record)
+        return record
 
     def remind(self) -> None:
         """Make all decisions again that still hold: they may have been lost on the way."""

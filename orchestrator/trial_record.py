@@ -39,6 +39,7 @@ class TrialRecord:
     attempt: int = 1
     lost: int = 0  #: Attempts that were lost; those that a worker gave back do not count.
     job: str = ""
+    until: int | None = None  #: The step to train to at present; None: the horizon.
     loss: float | None = None
     best: float | None = None
     losses: deque[float | None] = field(default_factory=lambda: deque(maxlen=_SPARK))
@@ -71,6 +72,11 @@ class TrialRecord:
     def step(self) -> int:
         """Steps with a report. An objective may count them from 0, or leave some out."""
         return len(self.steps)
+
+    @property
+    def rests(self) -> bool:
+        """Whether it stopped short of its step, with its study; else it waits for a promotion."""
+        return self.until is None or self.step < self.until
 
     def begin_again(self) -> None:
         """The next attempt, without a job yet."""
@@ -130,6 +136,7 @@ def from_proposal(proposal: Proposal) -> TrialRecord:
         seed=proposal.seed,
         params=proposal.params,
         replicate_of=proposal.replicate_of,
+        until=proposal.until,
     )
 
 
@@ -147,6 +154,7 @@ def from_ledger(trial: FrozenTrial, default_seed: int) -> TrialRecord:
         attempt=attributes.get(ledger.ATTEMPT, 1),
         lost=attributes.get(ledger.LOST, 0),
         job=attributes.get(ledger.JOB, ""),
+        until=attributes.get(ledger.UNTIL),
         stopping=attributes.get(ledger.STOPPING, ""),
         diverged=attributes.get(ledger.DIVERGED, ""),
         reason=attributes.get(ledger.WHY, ""),

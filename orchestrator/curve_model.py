@@ -1,0 +1,361 @@
+"""What a study's curves say of the rates that it has not trained, or not to the end.
+
+The prior is a library of real trainings (``surfaces.npz``, made by ``benchmarks.make_prior``): for
+each task, the progress of the loss over log rate and the share of the horizon. A new task is taken
+to be like one of them, with all rates shifted by some factor; how likely each (surface, shift) is
+follows from what has been seen, diverged trials included. What the new task does differently is a
+Gaussian process over log rate on the residuals at the ends of its curves, trusted the more, the
+nearer these are to the horizon. (Freeze-thaw: Swersky, Snoek and Adams 2014; learned curve priors:
+Klein et al. 2017, Adriaensen et al. 2023.)
+
+Progress is what the loss has come down from its untrained value, at its lowest so far. Rates are
+in decades, log10 of the learning rate. Regret is the loss above the best rate's, over the median
+rate's loss above the best rate's, at most 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.floating]
+
+# The library's own grid.
+FRACTIONS = np.array(
+    [0.003, 0.006, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.22, 0.32, 0.45, 0.6, 0.8, 1.0]
+)
+LOWEST, SPACING, RATES = -5.0, 0.2, 36
+DEAD = -9.0  #: Stands for the progress of a training that has diverged.
+
+_SHIFTS = np.round(np.arange(-4.0, 4.001, 0.1), 3)  # decades
+_SHIFT_SPREAD = 1.2  # decades: how far good rates of like tasks lie apart
+_MARKS = 1.6  # ratio of the epochs at which curves are compared
+_FLOOR = 0.02  # gaps of progress below it are not told apart
+_GAP_ERROR = 0.25  # decades by which the gap to the leader differs from a like task's
+_SHAPE_ERROR = 0.2  # ... and the gap of the leader's own past to its present
+_CAP = 9.0  # squared errors count no more than this: no one outlier rules a surface out
+_MISJUDGED = 6.0  # squared error where one diverges and the other does not
+_CROWD = 0.3  # decades in which rates tell the same
+_RATES_WEIGHT, _SHAPE_WEIGHT = 0.2, 3.0  # tempering: surfaces are like, never the same
+_RESIDUAL, _REACH = 0.05, 0.4  # spread of what surfaces miss, in spans; its range in decades
+_SEEN_ENDS = 1e-4  # variance left where a curve was seen to its end
+# The wall: where rates diverge by the horizon. It moves colder as training goes on.
+_WALL_ASTRAY = 0.5  # chance that surfaces say nothing of it
+_WALL_STAYS = 0.6  # chance that it does not move any more
+_WALL_STEP, _WALL_DRIFT = 0.1, 0.3  # decades that it moves else: at all, and per decade of epochs
+SAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Library:
+    """Surfaces of progress: (n, rates, fractions), DEAD after divergence; log weights (n,)."""
+
+    surfaces: Array
+    log_weights: Array
+
+    def at(self, decades: float, fraction: float) -> Array:
+        """Progress at one rate and share of the horizon, for each surface and shift."""
+        place = np.clip((decades - _SHIFTS - LOWEST) / SPACING, 0, RATES - 1)
+        where = np.interp(
+            math.log(max(fraction, FRACTIONS[0])), np.log(FRACTIONS), np.arange(len(FRACTIONS))
+        )
+        before = int(where)
+        after, share = min(before + 1, len(FRACTIONS) - 1), where - before
+        first, second = self.surfaces[:, :, before], self.surfaces[:, :, after]
+        mixed = _mix(first, second, share)
+        low = np.floor(place + 1e-9).astype(int)
+        high = np.minimum(low + 1, RATES - 1)
+        return _mix(mixed[:, low], mixed[:, high], np.clip(place - low, 0, 1))
+
+    def ends(self, surface: npt.NDArray[np.intp], shift: Array, grid: Array) -> Array:
+        """Progress at the horizon of some (surface, shift), over a grid of decades."""
+        place = np.clip((grid[None] - shift[:, None] - LOWEST) / SPACING, 0, RATES - 1)
+        low = np.floor(place + 1e-9).astype(int)
+        high = np.minimum(low + 1, RATES - 1)
+        rows = surface[:, None]
+        ends = self.surfaces[:, :, -1]
+        return _mix(ends[rows, low], ends[rows, high], np.clip(place - low, 0, 1))
+
+
+def _mix(first: Array, second: Array, share: Array | float) -> Array:
+    """Between two, linearly; the nearer one where one of them is dead."""
+    dead = (first < 0) | (second < 0)
+    nearer = np.where(np.asarray(share) < 0.5, first, second)
+    mixed: Array = np.where(dead, nearer, first * (1 - share) + second * share)
+    return mixed
+
+
+@cache
+def library() -> Library:
+    """The library that comes along."""
+    with np.load(Path(__file__).with_name("surfaces.npz")) as data:
+        surfaces = data["surfaces"].astype(np.float32)
+        return Library(surfaces, np.log(data["weights"].astype(float)))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A rate's losses, the untrained one first, one for each epoch; all of them finite.
+
+    ``diverged``: in the epoch after the last one.
+    """
+
+    losses: Array
+    diverged: bool = False
+
+    @property
+    def epochs(self) -> int:
+        """Epochs trained, the diverging one included."""
+        return len(self.losses) - 1 + self.diverged
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Samples of how all rates would end. ``progress``: (samples, rates), -inf where it diverges;
+    in units of the leader's expected end."""
+
+    grid: Array
+    progress: Array
+    regret: Array  #: Expected, for each rate.
+
+    @property
+    def best(self) -> float:
+        """The rate of the least expected regret, in decades."""
+        return float(self.grid[int(np.argmin(self.regret))])
+
+    def winners(self) -> Array:
+        """The best rate of each sample, sorted; of those in which any is left."""
+        left = np.isfinite(self.progress.max(1))
+        return np.sort(self.grid[np.argmax(self.progress, 1)][left])
+
+    def regret_at(self, decades: float) -> float:
+        return float(self.regret[int(np.argmin(np.abs(self.grid - decades)))])
+
+
+class CurveModel:
+    """The posterior of one task."""
+
+    def __init__(
+        self,
+        prior: Library,
+        initial_loss: float,
+        horizon: int,
+        grid: Array,
+        hint: float | None = None,
+    ) -> None:
+        """``grid``: decades, ascending. ``hint``: the best rate of a like task, in decades."""
+        self._prior, self._initial, self._horizon, self._grid = prior, initial_loss, horizon, grid
+        self._start = prior.log_weights[:, None] - 0.5 * (_SHIFTS / _SHIFT_SPREAD)[None] ** 2
+        if hint is not None:
+            self._start = self._start + _hinted(prior, hint)
+        self._known: dict[tuple[float, int], Array] = {}
+        self._at_marks: dict[int, tuple[object, Array]] = {}
+        self._curves: dict[float, Curve] = {}
+
+    def observe(self, curves: Mapping[float, Curve]) -> None:
+        """All that was seen, by decades."""
+        self._curves = dict(curves)
+
+    def outlook(self, random: np.random.Generator, samples: int = SAMPLES) -> Outlook:
+        """What to expect at the horizon."""
+        weights = self.posterior().ravel()
+        marks = (random.random() + np.arange(samples)) / samples
+        drawn = np.minimum(np.searchsorted(np.cumsum(weights), marks), len(weights) - 1)
+        kinds, back = np.unique(drawn, return_inverse=True)
+        surface, shift = np.divmod(kinds, len(_SHIFTS))
+        ends = self._prior.ends(surface, _SHIFTS[shift], self._grid)
+        dead, span = (ends < 0)[back], _spans(np.where(ends < 0, -np.inf, ends))[back]
+        alive = [x for x, curve in sorted(self._curves.items()) if not curve.diverged]
+        correction, spread, seen = self._residuals(kinds, alive)
+        noise = random.standard_normal((samples, len(self._grid))) @ spread.T
+        progress = (ends + np.where(ends < 0, 0, correction))[back]
+        progress = progress + noise * (_RESIDUAL * span)[:, None]
+        for x, reached in zip(alive, seen.T, strict=True):
+            place = int(np.argmin(np.abs(self._grid - x)))
+            progress[:, place] = np.maximum(progress[:, place], reached[back])
+            if self._curves[x].epochs >= self._horizon:
+                dead[:, : place + 1] = False
+        dead |= self._walls(random, samples, alive)
+        progress = np.where(dead, -np.inf, progress)
+        return Outlook(self._grid, progress, _regrets(progress).mean(0))
+
+    # -- how likely each surface and shift is -------------------------------------------------
+
+    def posterior(self) -> Array:
+        """Weights of (surface, shift), of sum 1."""
+        total = self._start.copy()
+        marks = self._marks()
+        found = [one for mark in marks if (one := self._compare(mark)) is not None]
+        if found:
+            total = total + _RATES_WEIGHT * np.sum(found, 0) / math.sqrt(len(found))
+            total = total + _SHAPE_WEIGHT * self._shapes(marks)
+        weights = np.exp(total - total.max())
+        normalized: Array = weights / weights.sum()
+        return normalized
+
+    def _marks(self) -> list[int]:
+        """The epochs at which curves are compared."""
+        last = max((curve.epochs for curve in self._curves.values()), default=0)
+        marks = [1]
+        while (following := max(marks[-1] + 1, round(marks[-1] * _MARKS))) <= last:
+            marks.append(following)
+        return [mark for mark in marks if mark <= last]
+
+    def _expected(self, decades: float, epoch: int) -> Array:
+        key = (decades, epoch)
+        if key not in self._known:
+            share = min(1.0, epoch / self._horizon)
+            self._known[key] = self._prior.at(decades, share).astype(np.float32)
+        return self._known[key]
+
+    def _progress(self, curve: Curve, epoch: int) -> float:
+        if curve.diverged and curve.epochs <= epoch:
+            return DEAD
+        return max(0.0, self._initial - float(curve.losses[: epoch + 1].min()))
+
+    def _compare(self, epoch: int) -> Array | None:
+        """Log likelihood of the gaps to the leader at an epoch; None where only one got there."""
+        curves = self._curves.items()
+        there = sorted(x for x, curve in curves if curve.epochs >= epoch or curve.diverged)
+        if len(there) < 2:
+            return None
+        progress = np.array([self._progress(self._curves[x], epoch) for x in there])
+        key = (tuple(there), tuple(progress))
+        if self._at_marks.get(epoch, (None,))[0] != key:
+            expected = np.stack([self._expected(x, epoch) for x in there], -1)
+            seen = _gaps(progress, progress.max())
+            errors = _errors(seen, _gaps(expected, expected.max(-1, keepdims=True)), _GAP_ERROR)
+            places = np.array(there)
+            crowd = np.exp(-np.abs(places[:, None] - places) / _CROWD).sum(1)
+            self._at_marks[epoch] = (key, -0.5 * (errors / crowd).sum(-1))
+        return self._at_marks[epoch][1]
+
+    def _shapes(self, marks: list[int]) -> Array | float:
+        """Log likelihood of how the rates that were trained longest have come to where they are."""
+        alive = {x: curve for x, curve in self._curves.items() if not curve.diverged}
+        longest = sorted(alive, key=lambda x: (-alive[x].epochs, alive[x].losses.min()))[:3]
+        total: Array | float = 0.0
+        for x in longest:
+            curve = alive[x]
+            end = self._progress(curve, curve.epochs)
+            before = [mark for mark in marks if mark < curve.epochs]
+            if end <= 0 or not before:
+                continue
+            expected = self._expected(x, curve.epochs)
+            for mark in before:
+                seen = _gaps(np.array(self._progress(curve, mark)), np.array(end))
+                like = _gaps(self._expected(x, mark), np.where(expected < 0, 1.0, expected))
+                errors = np.where(expected < 0, _MISJUDGED, _errors(seen, like, _SHAPE_ERROR))
+                total = total - 0.5 * errors / math.sqrt(len(before)) / len(longest)
+        return total
+
+    # -- what surfaces miss -------------------------------------------------------------------
+
+    def _residuals(
+        self, kinds: npt.NDArray[np.intp], alive: list[float]
+    ) -> tuple[Array | float, Array, Array]:
+        """Correction of the ends (kinds, grid), a square root of what stays uncertain (grid, grid)
+        in residual units, and the progress already seen (kinds, alive)."""
+        grid = self._grid
+        kernel = np.exp(-np.abs(grid[:, None] - grid) / _REACH)
+        jitter = 1e-6 * np.eye(len(grid))
+        if not alive:
+            return 0.0, np.linalg.cholesky(kernel + jitter), np.empty((len(kinds), 0))
+        curves = [self._curves[x] for x in alive]
+        epochs = np.array([curve.epochs for curve in curves])
+        progress = np.array([self._progress(c, c.epochs) for c in curves])
+        expected = np.stack(
+            [
+                self._expected(x, c.epochs).ravel()[kinds]
+                for x, c in zip(alive, curves, strict=True)
+            ],
+            -1,
+        )
+        # The new task's unit of progress: from the leaders, mostly the longest trained.
+        top = max(progress.max(), 1e-12)
+        trust = np.exp(-(top - progress) / (0.05 * top)) * epochs / epochs.max()
+        unit = (trust * progress).sum() / np.maximum(
+            (trust * np.maximum(expected, 0)).sum(-1), 1e-6
+        )
+        seen = progress / np.maximum(unit, 1e-12)[:, None]
+        residual = np.where(expected < 0, 0, seen - expected)
+        places, share = np.array(alive), np.minimum(1, epochs / self._horizon)
+        near = np.exp(-np.abs(places[:, None] - places) / _REACH)
+        cross = np.exp(-np.abs(grid[:, None] - places) / _REACH)
+        gain = np.linalg.solve(near + np.diag((1 - share) / share + _SEEN_ENDS), cross.T).T
+        spread = np.linalg.cholesky(kernel - gain @ cross.T + jitter)
+        return residual @ gain.T, spread, seen
+
+    def _walls(
+        self, random: np.random.Generator, samples: int, alive: list[float]
+    ) -> npt.NDArray[np.bool_]:
+        """Which rates diverge by the horizon, by what has diverged so far."""
+        lost = [x for x, curve in self._curves.items() if curve.diverged]
+        if not lost:
+            return np.zeros((samples, len(self._grid)), bool)
+        coldest = min(lost)
+        longest = max((self._curves[x].epochs for x in alive), default=0)
+        deep = [x for x in alive if self._curves[x].epochs >= longest / 2 and x < coldest]
+        safe = max(deep, default=float(self._grid[0]))
+        astray = random.random(samples) < _WALL_ASTRAY
+        wall = np.where(astray, random.uniform(min(safe, coldest), coldest, samples), coldest)
+        since = np.where(astray, max(longest, 1), max(self._curves[coldest].epochs, 1))
+        step = _WALL_STEP + _WALL_DRIFT * np.log10(np.maximum(1, self._horizon / since))
+        moves = random.random(samples) >= _WALL_STAYS
+        wall = wall - moves * random.exponential(1, samples) * step
+        ended = [x for x in alive if self._curves[x].epochs >= self._horizon]
+        if ended:
+            wall = np.maximum(wall, max(ended) + 1e-6)
+        wall = np.minimum(wall, coldest)
+        return self._grid[None] >= wall[:, None] - 1e-9
+
+
+def _gaps(progress: Array, leader: Array | float) -> Array:
+    """Share of the leader's progress that is missing; DEAD stays DEAD."""
+    gaps: Array = np.where(
+        progress < 0, DEAD, np.clip(1 - progress / np.maximum(leader, 1e-6), 0, 1)
+    )
+    return gaps
+
+
+def _errors(seen: Array, expected: Array, scale: float) -> Array:
+    """Squared errors between gaps, in units of their own spread."""
+    logs = np.log10(_FLOOR + np.maximum(expected, 0)) - np.log10(_FLOOR + np.maximum(seen, 0))
+    errors = np.minimum((logs / scale) ** 2, _CAP)
+    errors = np.where((seen < 0) & (expected < 0), 0, errors)
+    found: Array = np.where((seen < 0) != (expected < 0), _MISJUDGED, errors)
+    return found
+
+
+def _spans(progress: Array) -> Array:
+    """What lies between the best and the median rate, in each row; at least 0.01."""
+    middle = np.median(progress, axis=1)
+    least = np.where(np.isfinite(progress), progress, np.inf).min(1)
+    middle = np.where(np.isfinite(middle), middle, np.where(np.isfinite(least), least, 0))
+    top = progress.max(1)
+    spans: Array = np.maximum(np.where(np.isfinite(top), top, 0) - middle, 0.01)
+    return spans
+
+
+def _regrets(progress: Array) -> Array:
+    """Of each rate, in each row; 1 where it diverges."""
+    top = progress.max(1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        regrets = (top - progress) / _spans(progress)[:, None]
+    kept: Array = np.clip(np.where(np.isfinite(progress), regrets, 1.0), 0, 1)
+    return kept
+
+
+def _hinted(prior: Library, hint: float) -> Array:
+    """Log weights of (surface, shift) by how near their best rate is to a hint."""
+    ends = prior.surfaces[:, :, -1]
+    best = LOWEST + SPACING * np.argmax(ends, 1)
+    away = best[:, None] + _SHIFTS[None] - hint
+    near: Array = np.log(0.2 + np.exp(-0.5 * (away / 0.4) ** 2))
+    return near

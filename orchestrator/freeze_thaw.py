@@ -1,0 +1,194 @@
+"""The default search as a policy: trials train a few epochs at a time, pause, and go on later.
+
+Who goes on is the planner's decision (``planner.py``); here it is read from, and written to, the
+study. A trial pauses at its ``until`` epoch and waits there; at the end of the study, those that
+never went on are pruned.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+
+from justright.lifecycle import TrialState
+from justright.messages import Inspection
+from justright.spec import StudySpec
+from orchestrator import ledger
+from orchestrator.asking import Asking
+from orchestrator.curve_model import Curve
+from orchestrator.planner import Plan, Planner
+from orchestrator.policy import Policy, Proposal, Round, originals
+
+WIDEST = (1e-8, 1e3)  # the rates that may be tried where the user gave no range
+_REPORTED = 0.5  # share of the first rates that must have reported before any goes on
+_FEW = 16  # rates that a search begins, about
+
+
+class FreezeThawPolicy(Policy):
+    """Searches the rate of a task whose trials can pause."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: BaseStorage,
+        spec: StudySpec,
+        inspection: Inspection,
+        lr_range: tuple[float, float],
+        hint: float | None = None,
+    ) -> None:
+        """``hint``: the best rate of a study of a similar task."""
+        self._asking = Asking(study, storage, spec)
+        self._spec, self._inspection, self._hint = spec, inspection, hint
+        self.narrow(lr_range)
+
+    def narrow(self, lr_range: tuple[float, float]) -> None:
+        low, high = lr_range if self._spec.lr else WIDEST
+        self._space = {"lr": FloatDistribution(low, high, log=True)}
+        assert self._inspection.epochs is not None
+        assert self._inspection.initial_loss is not None
+        self._planner = Planner(
+            self._inspection.initial_loss,
+            self._inspection.epochs,
+            (math.log10(lr_range[0]), math.log10(lr_range[1])),
+            (math.log10(low), math.log10(high)),
+            self._spec.seed,
+            None if self._hint is None else math.log10(self._hint),
+        )
+
+    # -- what the study says ------------------------------------------------------------------
+
+    def _by_rate(self) -> dict[float, FrozenTrial]:
+        """The trials that search, by their decades on the planner's grid."""
+        found: dict[float, FrozenTrial] = {}
+        for trial in originals(self._asking.asked()):
+            found[self._planner.nearest(math.log10(trial.params["lr"]))] = trial
+        return found
+
+    def _curves(self, trials: dict[float, FrozenTrial]) -> dict[float, Curve]:
+        return {
+            x: self._curve(trial)
+            for x, trial in trials.items()
+            if trial.intermediate_values or ledger.DIVERGED in trial.user_attrs
+        }
+
+    def _curve(self, trial: FrozenTrial) -> Curve:
+        values = trial.intermediate_values
+        losses = [self._inspection.initial_loss or 0.0]
+        for epoch in range(1, max(values, default=0) + 1):  # a lost report changes nothing
+            loss = values.get(epoch, math.nan)
+            losses.append(loss if math.isfinite(loss) else losses[-1])
+        return Curve(np.array(losses), ledger.DIVERGED in trial.user_attrs)
+
+    def _busy(self, trials: dict[float, FrozenTrial]) -> set[float]:
+        """Rates that are in training, or about to be."""
+        return {x for x, t in trials.items() if not t.state.is_finished() and not _paused(t)}
+
+    def _closed(self, trials: dict[float, FrozenTrial]) -> set[float]:
+        """Rates that cannot be trained on: failed, or stopped from outside."""
+        ended = {x for x, t in trials.items() if t.state.is_finished()}
+        told = optuna.trial.TrialState.COMPLETE
+        return {x for x in ended if trials[x].state != told and not _diverged(trials[x])}
+
+    # -- decisions ----------------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        asked = self._asking.asked()
+        missing = len(self._asking.missing_replicates(asked)) if self._settled() else 0
+        return max(len(asked) + missing, min(self._spec.trials, _FEW))
+
+    def next(self, lanes: int | None, workers: int) -> Round:
+        lanes = lanes or self._inspection.plan.lanes
+        trials = self._by_rate()
+        curves, busy = self._curves(trials), self._busy(trials)
+        if self._planner.settled(curves):
+            return self._replicates(lanes)
+        start = self._planner.probes(self._spec.trials)
+        missing = [x for x in start if x not in trials]
+        if missing and len(trials) < len(start):
+            share = math.ceil(len(missing) / workers)
+            return self._round(Plan(1, tuple(missing[: min(lanes, share)])), trials)
+        if len(busy) > (1 - _REPORTED) * len(trials):
+            return Round()
+        plan = self._planner.plan(
+            curves,
+            busy,
+            self._closed(trials),
+            lanes=lanes,
+            capacity=lanes * (workers + len(_jobs(trials))),
+            new=self._spec.trials - len(trials),
+        )
+        return Round() if plan is None else self._round(plan, trials)
+
+    def _round(self, plan: Plan, trials: dict[float, FrozenTrial]) -> Round:
+        thaw = tuple(trials[x].number for x in plan.rates if x in trials)
+        new = tuple(self._start(x, plan.until) for x in plan.rates if x not in trials)
+        return Round(plan.until, new, thaw)
+
+    def _start(self, decades: float, until: int) -> Proposal:
+        space = self._space["lr"]
+        rate = min(max(float(f"{10**decades:.6g}"), space.low), space.high)
+        self._asking.fix({"lr": rate}, {ledger.UNTIL: until})
+        return self._asking.ask({"lr": space})
+
+    def _replicates(self, lanes: int) -> Round:
+        new: list[Proposal] = []
+        while len(new) < lanes:
+            proposal = self._asking.replicate({"lr": self._space["lr"]})
+            if proposal is None:
+                break
+            new.append(proposal)
+        return Round(new=tuple(new))
+
+    def _settled(self) -> bool:
+        return self._planner.settled(self._curves(self._by_rate()))
+
+    def finished(self) -> str | None:
+        if self._settled():
+            asked = self._asking.asked()
+            return None if self._asking.missing_replicates(asked) else "converged"
+        trials = self._by_rate()
+        if len(trials) < len(self._planner.probes(self._spec.trials)):
+            return None
+        plan = self._planner.plan(
+            self._curves(trials),
+            (),
+            self._closed(trials),
+            lanes=1,
+            capacity=1,
+            new=self._spec.trials - len(trials),
+        )
+        return "trials" if plan is None else None
+
+    def judge(self, trial: FrozenTrial) -> str | None:
+        return None  # rungs are short: what is not promising stays frozen
+
+    def recommend(self) -> float | None:
+        curves = self._curves(self._by_rate())
+        return 10 ** self._planner.outlook(curves).best if curves else None
+
+
+def _diverged(trial: FrozenTrial) -> bool:
+    return ledger.DIVERGED in trial.user_attrs
+
+
+def _paused(trial: FrozenTrial) -> bool:
+    """Whether it waits for a promotion, not for its study to go on."""
+    until = trial.user_attrs.get(ledger.UNTIL)
+    waits = trial.user_attrs.get(ledger.STATE) == TrialState.PAUSED
+    return waits and until is not None and len(trial.intermediate_values) >= until
+
+
+def _jobs(trials: dict[float, FrozenTrial]) -> set[str]:
+    """The jobs that are queued or running."""
+    at_work = (TrialState.QUEUED, TrialState.RUNNING)
+    return {
+        t.user_attrs.get(ledger.JOB, "")
+        for t in trials.values()
+        if not t.state.is_finished() and t.user_attrs.get(ledger.STATE) in at_work
+    } - {""}
