@@ -167,6 +167,8 @@ class StudyRun:
                 return []
             lanes = 1
         wanted = policy.next(lanes, workers)
+        if not (wanted.new or wanted.thaw) and self.trials.idle and policy.finished() is None:
+            raise RuntimeError("the search has nothing to train, and does not end")
         thawed = [self.trials.promote(number, wanted.until) for number in wanted.thaw]
         new = [self.trials.add(proposal) for proposal in wanted.new]
         return [record for record in thawed if record is not None] + new

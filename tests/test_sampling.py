@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from justright.messages import Inspection
 from justright.spec import StudySpec, TaskRef
 from orchestrator import ledger
-from orchestrator.policy import OptunaPolicy
+from orchestrator.optuna_policy import OptunaPolicy
 from orchestrator.sampling import SCHEDULES, EndlessGrid, LearnsFromAll, start_rates
 from orchestrator.zoom import ZoomSampler
 from tests.twin import HORIZON, bowl

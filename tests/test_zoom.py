@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from justright.messages import Inspection
 from justright.spec import StudySpec, TaskRef
 from orchestrator import ledger
-from orchestrator.policy import OptunaPolicy
+from orchestrator.optuna_policy import OptunaPolicy
 from orchestrator.zoom import _HOPE, _NEAR, RESOLUTION, HopelessPruner, ZoomSampler
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
