@@ -223,7 +223,12 @@ def print_answer(snapshot: Snapshot, console: Console | None = None) -> None:
     interval = ""
     if answer.loss_interval:
         interval = f"  (95 %: {answer.loss_interval[0]:.4g} to {answer.loss_interval[1]:.4g})"
-    out.print(f"loss                {answer.loss:.4g}{interval}")
+    loss = (
+        "not known: no training has come to its end"
+        if answer.loss is None
+        else (f"{answer.loss:.4g}{interval}")
+    )
+    out.print(f"loss                {loss}")
     if answer.plateau:
         out.print(f"as good from        {answer.plateau[0]:.3g} to {answer.plateau[1]:.3g}")
     if answer.edge_of_stability:
@@ -319,7 +324,7 @@ def status_tables(
             Text(snapshot.task),
             f"{ended}/{snapshot.total}",
             f"{answer.best_lr:.4g}" if answer and found else "",
-            f"{answer.loss:.4g}" if answer and found else "",
+            f"{answer.loss:.4g}" if answer and answer.loss is not None else "",
             _one_line(_note(snapshot)),
         )
     people = Table(box=None, pad_edge=False, header_style="dim")

@@ -59,9 +59,13 @@ def make_answer(
     initial_loss: float | None,
     seconds: float,
     seed: int,
+    target: float | None = None,
 ) -> Answer:
-    """The answer from all trials so far. ``best_lr`` is None where none has completed."""
-    rates = _by_rate(results)
+    """The answer from all trials so far. ``best_lr`` is None where none has completed.
+
+    One that has reached the ``target``, a loss that is good enough, counts as well.
+    """
+    rates = _by_rate(results, target)
     best = _best(rates, results)
     epochs = sum(result.epochs for result in results)
     counts = {
@@ -89,11 +93,14 @@ def make_answer(
     )
 
 
-def _by_rate(results: Sequence[Result]) -> list[_Rate]:
-    """Completed trials, replicates joined with their original, by rising rate."""
+def _by_rate(results: Sequence[Result], target: float | None) -> list[_Rate]:
+    """Trials that completed or reached the target, replicates with their original, by rate."""
     rates: dict[int, _Rate] = {}
     for result in results:
-        if result.state != TrialState.COMPLETE or result.best is None:
+        if result.best is None:
+            continue
+        reached = target is not None and result.best <= target and not result.diverged
+        if result.state != TrialState.COMPLETE and not reached:
             continue
         key = result.number if result.replicate_of is None else result.replicate_of
         rates.setdefault(key, _Rate(result.lr, result.params, [])).losses.append(result.best)
@@ -219,7 +226,8 @@ def as_note(answer: Answer, task: str) -> str:
     if answer.best_lr is None:
         return f"**No answer** for `{task}`: {answer.reason or answer.state}."
     lines = [
-        f"**Best learning rate: {answer.best_lr:.3g}** for `{task}`, loss {answer.loss:.4g}",
+        f"**Best learning rate: {answer.best_lr:.3g}** for `{task}`"
+        + (f", loss {answer.loss:.4g}" if answer.loss is not None else ""),
         "",
         f"* state: {answer.state}" + (f", ended by: {answer.reason}" if answer.reason else ""),
     ]

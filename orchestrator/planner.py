@@ -164,8 +164,8 @@ class Planner:
         """
         winners = outlook.winners()
         if len(winners) == 0:  # all seems lost: halve what is colder than all that was tried
-            coldest = min(curves, default=self.grid[-1])
-            return [self.nearest((self.grid[0] + coldest) / 2)] if new else []
+            x = self.nearest((self.grid[0] + min(curves, default=self.grid[-1])) / 2)
+            return [x] if new > 0 and x not in curves and x not in closed else []
         low, high = np.quantile(winners, [0.1, 0.9])
         apart = max(min(_NEAREST, 2 * self._step), (high - low) / (count + 1))
         quantiles = np.quantile(winners, (np.arange(count) + 0.5) / count)
@@ -217,10 +217,12 @@ class Planner:
     ) -> Plan | None:
         """All candidates have been trained to the end, and it is not enough: the next best rate."""
 
+        coldest = min((x for x, curve in curves.items() if curve.diverged), default=math.inf)
+
         def is_open(x: float) -> bool:
             if x in curves:
                 return not curves[x].diverged and not self._ended(curves[x])
-            return new > 0
+            return new > 0 and x < coldest  # hotter ones are hotter still
 
         left = [x for x in map(float, self.grid) if x not in taken and is_open(x)]
         if not left:

@@ -167,11 +167,12 @@ class StudyRun:
                 return []
             lanes = 1
         wanted = policy.next(lanes, workers)
-        if not (wanted.new or wanted.thaw) and self.trials.idle and policy.finished() is None:
-            raise RuntimeError("the search has nothing to train, and does not end")
         thawed = [self.trials.promote(number, wanted.until) for number in wanted.thaw]
-        new = [self.trials.add(proposal) for proposal in wanted.new]
-        return [record for record in thawed if record is not None] + new
+        new = [self.trials.add(proposal, wanted.until) for proposal in wanted.new]
+        records = [record for record in thawed if record is not None] + new
+        if not records and self.trials.idle and policy.finished() is None:
+            raise RuntimeError("the search has nothing to train, and does not end")
+        return records
 
     @property
     def _unknown_range(self) -> bool:
@@ -471,7 +472,7 @@ class StudyRun:
 
     def _current_answer(self) -> Answer:
         inspection = self.inspection
-        return make_answer(
+        answer = make_answer(
             self.name,
             self.state,
             self.reason,
@@ -480,7 +481,13 @@ class StudyRun:
             initial_loss=inspection.initial_loss if inspection else None,
             seconds=self.elapsed(),
             seed=self.spec.seed,
+            target=self.spec.target,
         )
+        promising = any(r.best is not None and not r.diverged for r in self.trials)
+        if answer.best_lr is None and promising:
+            # No training has come to its end yet, but what has been seen speaks for a rate.
+            return answer.model_copy(update={"best_lr": self.recommend()})
+        return answer
 
     def take_decisions(self) -> dict[int, Decision]:
         """The decisions made since the last call: they are to be sent now."""

@@ -91,9 +91,12 @@ class TrialBook:
 
     # -- on its way -----------------------------------------------------------------------------
 
-    def add(self, proposal: Proposal) -> TrialRecord:
-        """A trial that was just asked (a)."""
+    def add(self, proposal: Proposal, until: int | None) -> TrialRecord:
+        """A trial that was just asked (a), to be trained until that step."""
         record = self._records[proposal.number] = from_proposal(proposal)
+        if until != record.until:
+            record.until = until
+            self._note(record, ledger.UNTIL, until)
         return record
 
     def queue(self, record: TrialRecord, job: str) -> None:
@@ -252,7 +255,9 @@ class TrialBook:
         for record in self:
             if record.state in _END_LETTERS:
                 self._decide(record, reason)
-                self._prune(record, _END_LETTERS[record.state], reason)
+                waits = record.state == TrialState.PAUSED and not record.rests
+                why = f"the search ended ({reason}) without promoting it" if waits else reason
+                self._prune(record, _END_LETTERS[record.state], why)
         return withdrawn
 
     def _fail_attempt(self, record: TrialRecord, failure: Failure | None) -> None:

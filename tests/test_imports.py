@@ -211,10 +211,10 @@ from orchestrator.reconcile import Reconciler
 broker = MemoryBroker()
 books = open_ledger("{journal}")
 reconciler = Reconciler(broker, books, load_settings())
-spec = make_spec(dict(name="light", task=dict(target="/x.py:T"), trials=14))
+spec = make_spec(dict(name="light", task=dict(target="/x.py:T"), trials=14, sampler="{sampler}"))
 broker.send(Submit(id="1", spec=spec))
 broker.beat(WorkerInfo(name="w", pool="default", host="h", pid=1, device="cpu"), lease=1e9)
-for _ in range(40):
+for _ in range(100):
     reconciler.turn(wait=0.0)
     job = broker.take("default", "w", lease=1e9)
     if job is None:
@@ -222,18 +222,24 @@ for _ in range(40):
     if not job.trials:
         broker.exchange([Inspection(study="light", job=job.id, epochs=3, initial_loss=2.0)])
     for work in job.trials:
-        ids = dict(study="light", trial=work.number, attempt=1)
-        reports = [Report(step=step, loss=work.lr + 1 / step, **ids) for step in (1, 2, 3)]
-        broker.exchange([*reports, Outcome(kind=OutcomeKind.COMPLETE, step=3, **ids)])
+        ids = dict(study="light", trial=work.number, attempt=work.attempt)
+        last = job.until or 3
+        steps = range(1, last + 1)
+        reports = [Report(step=step, loss=work.lr + 1 / step, **ids) for step in steps]
+        kind = OutcomeKind.COMPLETE if last == 3 else OutcomeKind.PAUSED
+        broker.exchange([*reports, Outcome(kind=kind, step=last, **ids)])
 books.close()
 snapshot = broker.snapshot("light")
 assert snapshot.state == "complete", snapshot
-assert len(snapshot.trials) == 14
+assert len(snapshot.trials) == 14 or "{sampler}" == "auto"
 """
 
 
-def test_the_orchestrator_searches_without_torch(tmp_path: Path) -> None:
-    """The default sampler, past its start: TPE has proposed from what it learnt."""
-    modules = loaded_by(_SEARCH.format(journal=tmp_path / "journal.log"))
-    assert "optuna.samplers._tpe.sampler" in modules
+@pytest.mark.parametrize("sampler", ["auto", "tpe"])
+def test_the_orchestrator_searches_without_torch(tmp_path: Path, sampler: str) -> None:
+    """Past the start: proposals come from what was learnt."""
+    modules = loaded_by(_SEARCH.format(journal=tmp_path / "journal.log", sampler=sampler))
+    assert (
+        "orchestrator.curve_model" if sampler == "auto" else "optuna.samplers._tpe.sampler"
+    ) in modules
     assert not modules & {"torch", "worker"}

@@ -110,7 +110,10 @@ class Tiny(justright.Task):
 def test_a_timeout_answers_with_what_is_known(tmp_path: Path) -> None:
     (tmp_path / "task.py").write_text(TINY)
     task = f"{tmp_path}/task.py:Tiny"
-    done = justright("tune", task, "--trials", "100000", "--timeout", "1", "--name", "short")
+    done = justright(
+        "tune", task, "--trials", "100000", "--sampler", "random", "--pruner", "none",
+        "--timeout", "1", "--name", "short",
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "best learning rate" in done.stdout
     assert "ended by: timeout" in done.stdout

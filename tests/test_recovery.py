@@ -81,7 +81,7 @@ def test_killed_at_a_commit_nothing_is_told_twice(tmp_path: Path, nth: int) -> N
 
     house.ledger = mortal(house.ledger)
     house.reconciler = house.make(house.broker, house.ledger)
-    house.submit(trials=9)
+    house.submit(trials=9, sampler="tpe")
     snapshot, _ = run_on(house)
     assert commits >= nth
     check(house, snapshot, 9)

@@ -133,7 +133,10 @@ def test_a_database_that_goes_away_and_comes_back(
         serving(*WORKER, log=tmp_path / "worker.log", env=env),
         ThreadPoolExecutor(1) as pool,
     ):
-        command = ["submit", DIGITS, "--trials", "20", "--epochs", "12", "--name", "e2e"]
+        command = [
+            "submit", DIGITS, "--trials", "20", "--epochs", "12", "--sampler", "tpe",
+            "--name", "e2e",
+        ]  # fmt: skip
         future = pool.submit(justright, *command, "--wait", "--json", env=env)
         broker = RedisBroker(connect(clean_redis, patient=False), SIGNER)
         while not future.done():

@@ -17,7 +17,7 @@ from justright.targets import merge, read_arguments, read_target
 from tests.strategies import RATES, SCALARS, instances
 
 # Under these, a study of the same name goes on; everything else makes it another one.
-STOP_RULES = {"trials", "timeout", "replicates", "stall"}
+STOP_RULES = {"trials", "timeout", "target", "replicates", "stall"}
 untimed = settings(deadline=None, max_examples=50)
 
 
@@ -72,7 +72,7 @@ def test_lanes(lanes: Any, read: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["trials", "epochs", "timeout", "replicates", "seed", "stall", "lanes"]
+    "field", ["trials", "epochs", "timeout", "target", "replicates", "seed", "stall", "lanes"]
 )
 def test_a_truth_value_is_no_number(field: str) -> None:
     """``trials = true`` in a study file is a slip, and not a study of one trial."""

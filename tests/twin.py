@@ -65,6 +65,7 @@ class TwinWorker:
     inspection: dict[str, Any] = field(default_factory=dict)
     job: Job | None = None
     steps: dict[int, int] = field(default_factory=dict)
+    kept: dict[int, int] = field(default_factory=dict)  #: Steps in each trial's checkpoint.
     trained: list[tuple[int, int]] = field(default_factory=list)  #: (trial, attempt) begun
 
     def beat(self) -> None:
@@ -99,7 +100,7 @@ class TwinWorker:
             self.broker.exchange([Inspection(study=job.study, job=job.id, **told)])
             return
         self.job = job
-        self.steps = {work.number: 0 for work in job.trials}
+        self.steps = {work.number: self.kept.get(work.number, 0) for work in job.trials}
         numbers = tuple((work.number, work.attempt) for work in job.trials)
         self.trained += numbers
         self.broker.exchange(
@@ -110,19 +111,23 @@ class TwinWorker:
         step = self.steps[work.number] = self.steps[work.number] + 1
         loss = self.loss(work.lr, step)
         base = {"study": job.study, "trial": work.number, "attempt": work.attempt, "step": step}
+        until = min(job.until or HORIZON, HORIZON)
         found = self.broker.exchange([Report(loss=loss, **base)], job.study, [work.number])
         decision = found.get(work.number)
         told = decision.action if decision and decision.attempt == work.attempt else ""
         if loss is None:
             self._end(Outcome(kind=OutcomeKind.DIVERGED, reason="not finite", **base))
-        elif step >= HORIZON:
-            self._end(Outcome(kind=OutcomeKind.COMPLETE, **base))
+        elif step >= until:
+            kind = OutcomeKind.COMPLETE if step >= HORIZON else OutcomeKind.PAUSED
+            self._end(Outcome(kind=kind, **base))
         elif told:
             kind = OutcomeKind.PAUSED if told == "pause" else OutcomeKind.STOPPED
             self._end(Outcome(kind=kind, **base))
 
     def _end(self, outcome: Outcome) -> None:
         self.broker.exchange([outcome])
+        if outcome.kind is OutcomeKind.PAUSED:
+            self.kept[outcome.trial] = outcome.step
         del self.steps[outcome.trial]
 
 
