@@ -143,6 +143,8 @@ def test_no_secret_is_shown_while_a_service_runs(service: Service) -> None:
                 "long",
                 "--trials",
                 "500",
+                "--sampler",
+                "random",
                 "--lanes",
                 "1",
                 "--wait",
