@@ -72,6 +72,7 @@ SETTINGS = (
     Setting(adam, 10),
     Setting(adamw, 25, "cosine", batch=0.5),
 )
+LONG = (Setting(sgd, 120), Setting(momentum, 100), Setting(adam, 80))
 
 
 def rates(count: int) -> list[float]:
@@ -88,12 +89,12 @@ def curves(name: str, setting: Setting, count: int) -> list[dict[str, Any]]:
     trainer = TaskTrainer(task, torch.device("cpu"), threads=1)
     trainer.measure_initial_loss(SEED)
     runs = [(lr, SEED) for lr in rates(count)]
-    found = _train(trainer, runs)
+    found = train_together(trainer, runs)
     whole = [i for i, losses in enumerate(found) if len(losses) == setting.epochs + 1]
     best = min(whole, key=lambda i: _lowest(found[i]), default=0)
     for seed in OTHERS if whole else ():
         runs.append((runs[best][0], seed))
-        found += _train(trainer, runs[-1:])
+        found += train_together(trainer, runs[-1:])
     about = {
         "problem": name,
         "optimizer": setting.optimizer.__name__,
@@ -110,7 +111,9 @@ def _lowest(losses: Sequence[float | None]) -> float:
     return min((loss for loss in losses if loss is not None), default=math.inf)
 
 
-def _train(trainer: TaskTrainer, runs: Sequence[tuple[float, int]]) -> list[list[float | None]]:
+def train_together(
+    trainer: TaskTrainer, runs: Sequence[tuple[float, int]]
+) -> list[list[float | None]]:
     """The losses of these (rate, seed) of one seed, trained together."""
     works = (TrialWork(number=n, lr=lr, seed=s, attempt=1) for n, (lr, s) in enumerate(runs))
     trials = [trainer.start(work) for work in works]
@@ -155,7 +158,7 @@ def main() -> None:
     for name, entry in PROBLEMS.items():
         if arguments.only in name and arguments.side in (None, entry.side):
             began = time.perf_counter()
-            for setting in SETTINGS:
+            for setting in (*SETTINGS, *LONG) if entry.long else SETTINGS:
                 corpus += curves(name, setting, arguments.rates)
             sys.stderr.write(f"{name}: {time.perf_counter() - began:.0f} s\n")
     if not corpus:

@@ -69,8 +69,23 @@ def surface(losses: Array) -> Array | None:
     return np.stack(columns, 1)
 
 
-def surfaces(corpus: list[dict[str, Any]]) -> Iterator[tuple[Array, float, str]]:
-    """Each surface, its weight, and its problem."""
+def noise(entries: list[dict[str, Any]], end: int) -> float:
+    """Standard deviation, from seed to seed, of the lowest loss until an epoch, in the progress of
+    the best rate; nan where fewer than three seeds have trained to the end."""
+    seeds = Counter(entry["seed"] for entry in entries)
+    main = seeds.most_common(1)[0][0]
+    others = [entry for entry in entries if entry["seed"] != main]
+    rates = {entry["lr"] for entry in others}
+    again = others + [e for e in entries if e["seed"] == main and e["lr"] in rates]
+    whole = [e["loss"] for e in again if len(e["loss"]) > end and None not in e["loss"]]
+    lowest = np.array([min(losses[: end + 1]) for losses in whole])
+    if len(lowest) < 3:
+        return float("nan")
+    return float(lowest.std(ddof=1) / max(whole[0][0] - lowest.mean(), 1e-12))
+
+
+def surfaces(corpus: list[dict[str, Any]]) -> Iterator[tuple[Array, float, float, str]]:
+    """Each surface, its weight, its noise, and its problem."""
     tasks = defaultdict(list)
     for entry in corpus:
         schedule = entry.get("schedule", "constant")
@@ -83,9 +98,9 @@ def surfaces(corpus: list[dict[str, Any]]) -> Iterator[tuple[Array, float, str]]
         ends = [round(horizon * share) for share in _SHARES]
         if schedule != "constant":
             ends = ends[:1]
-        found = [surface(losses[:, : end + 1]) for end in ends if end >= _SHORTEST]
-        kept = [one for one in found if one is not None]
-        yield from ((one, 1 / len(kept), problem) for one in kept)
+        found = [(surface(losses[:, : end + 1]), end) for end in ends if end >= _SHORTEST]
+        kept = [(one, noise(entries, end)) for one, end in found if one is not None]
+        yield from ((one, 1 / len(kept), spread, problem) for one, spread in kept)
 
 
 def main() -> None:
@@ -97,13 +112,16 @@ def main() -> None:
     for path in arguments.curves:
         corpus += json.loads(gzip.decompress(path.read_bytes()))
     found = list(surfaces(corpus))
+    spread = np.array([spread for _, _, spread, _ in found])
+    problems = [problem for *_, problem in found]
     np.savez_compressed(
         arguments.output,
-        surfaces=np.stack([one for one, _, _ in found]).astype(np.float16),
-        weights=np.array([weight for _, weight, _ in found], dtype=np.float32),
-        problems=np.array([problem for _, _, problem in found]),
+        surfaces=np.stack([one for one, *_ in found]).astype(np.float16),
+        weights=np.array([weight for _, weight, _, _ in found], dtype=np.float32),
+        noise=np.where(np.isfinite(spread), spread, np.nanmedian(spread)).astype(np.float32),
+        problems=np.array(problems),
     )
-    print(f"{len(found)} surfaces of {len({problem for _, _, problem in found})} problems")
+    print(f"{len(found)} surfaces of {len(set(problems))} problems")
 
 
 if __name__ == "__main__":

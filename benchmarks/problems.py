@@ -7,9 +7,7 @@ side of the split each is: what is fitted to some problems is judged on the othe
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,60 +16,13 @@ from sklearn import datasets
 from torch import nn
 from torch.nn import functional
 
-import justright
-
-Pair = tuple[torch.Tensor, torch.Tensor]
-
-
-def _split(inputs: Any, targets: Any, held_out: float = 0.3) -> tuple[Pair, Pair]:
-    """Shuffled and standardized: training and validation data."""
-    x, y = torch.as_tensor(inputs, dtype=torch.float32), torch.as_tensor(targets)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    x, y = x[order], y[order]
-    if y.is_floating_point():
-        y = ((y - y.mean(0)) / y.std(0)).float()
-    count = int(len(x) * (1 - held_out))
-    mean, spread = x[:count].mean(0), x[:count].std(0) + 1e-6
-    x = (x - mean) / spread
-    return (x[:count], y[:count]), (x[count:], y[count:])
-
-
-def _noisy(labels: torch.Tensor, share: float, classes: int) -> torch.Tensor:
-    """Some labels replaced at random."""
-    generator = torch.Generator().manual_seed(1)
-    wrong = torch.rand(len(labels), generator=generator) < share
-    other = torch.randint(classes, labels.shape, generator=generator)
-    return torch.where(wrong, other, labels)
-
-
-def _mlp(*widths: int, act: Callable[[], nn.Module] = nn.ReLU, norm: bool = False) -> nn.Module:
-    layers: list[nn.Module] = []
-    for number, (before, after) in enumerate(itertools.pairwise(widths)):
-        layers.append(nn.Linear(before, after))
-        if number < len(widths) - 2:
-            layers += [nn.BatchNorm1d(after)] if norm else []
-            layers.append(act())
-    return nn.Sequential(*layers)
-
-
-class Problem(justright.Task):
-    """A task whose data are made, or loaded, once."""
-
-    batch_size = 64
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.data = self.make()
-
-    def make(self) -> tuple[Pair, Pair]:
-        """Training and validation data."""
-        raise NotImplementedError
-
-    def train_data(self) -> Pair:
-        return self.data[0]
-
-    def validation_data(self) -> Pair:
-        return self.data[1]
+from benchmarks.deep_problems import (
+    DeepRelu,
+    Recurrent,
+    Variational,
+    VariationalMean,
+)
+from benchmarks.problem_data import Pair, Problem, mlp, noisy, split
 
 
 class Regression(Problem):
@@ -84,22 +35,22 @@ class Regression(Problem):
 
 class DigitsMLP(Problem):
     def make(self) -> tuple[Pair, Pair]:
-        return _split(*datasets.load_digits(return_X_y=True))
+        return split(*datasets.load_digits(return_X_y=True))
 
     def model(self) -> nn.Module:
-        return _mlp(64, 64, 10)
+        return mlp(64, 64, 10)
 
 
 class DigitsDeep(DigitsMLP):
     """Narrow and deep, without normalization."""
 
     def model(self) -> nn.Module:
-        return _mlp(64, 24, 24, 24, 24, 24, 24, 10, act=nn.Tanh)
+        return mlp(64, 24, 24, 24, 24, 24, 24, 10, act=nn.Tanh)
 
 
 class DigitsNorm(DigitsMLP):
     def model(self) -> nn.Module:
-        return _mlp(64, 48, 48, 10, norm=True)
+        return mlp(64, 48, 48, 10, norm=True)
 
 
 class DigitsDropout(DigitsMLP):
@@ -120,10 +71,10 @@ class DigitsNoisy(DigitsMLP):
 
     def make(self) -> tuple[Pair, Pair]:
         (x, y), held_out = super().make()
-        return (x, _noisy(y, 0.33, 10)), held_out
+        return (x, noisy(y, 0.33, 10)), held_out
 
     def model(self) -> nn.Module:
-        return _mlp(64, 128, 10)
+        return mlp(64, 128, 10)
 
 
 class Cancer(Problem):
@@ -132,7 +83,7 @@ class Cancer(Problem):
     batch_size = 32
 
     def make(self) -> tuple[Pair, Pair]:
-        return _split(*datasets.load_breast_cancer(return_X_y=True))
+        return split(*datasets.load_breast_cancer(return_X_y=True))
 
     def model(self) -> nn.Module:
         return nn.Linear(30, 2)
@@ -142,10 +93,10 @@ class Wine(Problem):
     batch_size = 16
 
     def make(self) -> tuple[Pair, Pair]:
-        return _split(*datasets.load_wine(return_X_y=True))
+        return split(*datasets.load_wine(return_X_y=True))
 
     def model(self) -> nn.Module:
-        return _mlp(13, 32, 3, act=nn.GELU)
+        return mlp(13, 32, 3, act=nn.GELU)
 
 
 class Blobs(Problem):
@@ -155,18 +106,18 @@ class Blobs(Problem):
         made = datasets.make_classification(
             1500, 40, n_informative=8, n_classes=5, flip_y=0.1, random_state=0
         )
-        return _split(*made)
+        return split(*made)
 
     def model(self) -> nn.Module:
-        return _mlp(40, 64, 32, 5)
+        return mlp(40, 64, 32, 5)
 
 
 class Moons(Problem):
     def make(self) -> tuple[Pair, Pair]:
-        return _split(*datasets.make_moons(1000, noise=0.25, random_state=0))
+        return split(*datasets.make_moons(1000, noise=0.25, random_state=0))
 
     def model(self) -> nn.Module:
-        return _mlp(2, 32, 32, 2, act=nn.Tanh)
+        return mlp(2, 32, 32, 2, act=nn.Tanh)
 
 
 class Chain(Problem):
@@ -184,7 +135,7 @@ class Chain(Problem):
         return (x[:1700], y[:1700]), (x[1700:], y[1700:])
 
     def model(self) -> nn.Module:
-        return nn.Sequential(nn.Embedding(12, 8), nn.Flatten(), _mlp(48, 64, 12))
+        return nn.Sequential(nn.Embedding(12, 8), nn.Flatten(), mlp(48, 64, 12))
 
 
 class ChainAttention(Chain):
@@ -215,18 +166,18 @@ class Diabetes(Regression):
     batch_size = 32
 
     def make(self) -> tuple[Pair, Pair]:
-        return _split(*datasets.load_diabetes(return_X_y=True))
+        return split(*datasets.load_diabetes(return_X_y=True))
 
     def model(self) -> nn.Module:
-        return _mlp(10, 32, 1, act=nn.Tanh)
+        return mlp(10, 32, 1, act=nn.Tanh)
 
 
 class Friedman(Regression):
     def make(self) -> tuple[Pair, Pair]:
-        return _split(*datasets.make_friedman1(1200, noise=1.0, random_state=0))
+        return split(*datasets.make_friedman1(1200, noise=1.0, random_state=0))
 
     def model(self) -> nn.Module:
-        return _mlp(10, 64, 64, 1)
+        return mlp(10, 64, 64, 1)
 
 
 class IllConditioned(Regression):
@@ -252,12 +203,12 @@ class Teacher(Regression):
         torch.manual_seed(11)
         x = torch.randn(1600, 16)
         with torch.no_grad():
-            y = _mlp(16, 32, 32, 1, act=nn.Tanh)(x).squeeze(1) * 5
+            y = mlp(16, 32, 32, 1, act=nn.Tanh)(x).squeeze(1) * 5
         torch.set_rng_state(state)
-        return _split(x, y)
+        return split(x, y)
 
     def model(self) -> nn.Module:
-        return _mlp(16, 48, 48, 1, act=nn.Tanh)
+        return mlp(16, 48, 48, 1, act=nn.Tanh)
 
 
 class Autoencoder(Problem):
@@ -269,7 +220,7 @@ class Autoencoder(Problem):
         return (pixels[:1200], pixels[:1200]), (pixels[1200:], pixels[1200:])
 
     def model(self) -> nn.Module:
-        return _mlp(64, 32, 4, 32, 64)
+        return mlp(64, 32, 4, 32, 64)
 
     def loss(self, output: Any, target: Any) -> torch.Tensor:
         return functional.mse_loss(output, target) * 64
@@ -342,6 +293,7 @@ class Entry:
 
     task: type[Problem]
     side: str  #: "fit" or "test".
+    long: bool = False  #: Whether it is trained for long horizons as well.
 
 
 PROBLEMS: dict[str, Entry] = {
@@ -355,13 +307,17 @@ PROBLEMS: dict[str, Entry] = {
     "friedman": Entry(Friedman, "fit"),
     "ill_conditioned": Entry(IllConditioned, "fit"),
     "autoencoder": Entry(Autoencoder, "fit"),
-    "digits_deep": Entry(DigitsDeep, "test"),
+    "deep_relu": Entry(DeepRelu, "fit", long=True),
+    "variational": Entry(Variational, "test", long=True),
+    "recurrent": Entry(Recurrent, "fit"),
+    "digits_deep": Entry(DigitsDeep, "fit"),
     "digits_cnn": Entry(DigitsCNN, "test"),
-    "wine": Entry(Wine, "test"),
-    "moons": Entry(Moons, "test"),
-    "chain_attention": Entry(ChainAttention, "test"),
-    "diabetes": Entry(Diabetes, "test"),
+    "wine": Entry(Wine, "fit"),
+    "moons": Entry(Moons, "fit"),
+    "chain_attention": Entry(ChainAttention, "fit"),
+    "diabetes": Entry(Diabetes, "fit"),
     "teacher": Entry(Teacher, "test"),
-    "quadratic": Entry(Quadratic, "test"),
-    "factors": Entry(Factors, "test"),
+    "quadratic": Entry(Quadratic, "fit"),
+    "factors": Entry(Factors, "fit"),
+    "variational_mean": Entry(VariationalMean, "fit", long=True),
 }

@@ -50,14 +50,17 @@ _WALL_ASTRAY = 0.5  # chance that surfaces say nothing of it
 _WALL_STAYS = 0.6  # chance that it does not move any more
 _WALL_STEP, _WALL_DRIFT = 0.1, 0.3  # decades that it moves else: at all, and per decade of epochs
 SAMPLES = 200
+_FREEDOM = 4  # of the few seeds by which a surface's noise was measured
 
 
 @dataclass(frozen=True)
 class Library:
-    """Surfaces of progress: (n, rates, fractions), DEAD after divergence; log weights (n,)."""
+    """Surfaces of progress: (n, rates, fractions), DEAD after divergence; log weights (n,);
+    noise (n,): standard deviation of the best rate's end from seed to seed, in its progress."""
 
     surfaces: Array
     log_weights: Array
+    noise: Array
 
     def at(self, decades: float, fraction: float) -> Array:
         """Progress at one rate and share of the horizon, for each surface and shift."""
@@ -96,7 +99,8 @@ def library() -> Library:
     """The library that comes along."""
     with np.load(Path(__file__).with_name("surfaces.npz")) as data:
         surfaces = data["surfaces"].astype(np.float32)
-        return Library(surfaces, np.log(data["weights"].astype(float)))
+        weights, noise = data["weights"].astype(float), data["noise"].astype(float)
+        return Library(surfaces, np.log(weights), noise)
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ class Outlook:
     grid: Array
     progress: Array
     regret: Array  #: Expected, for each rate.
+    noise: Array  #: (samples,) standard deviation of an end from seed to seed, in the same units.
 
     @property
     def best(self) -> float:
@@ -135,7 +140,29 @@ class Outlook:
         return np.sort(self.grid[np.argmax(self.progress, 1)][left])
 
     def regret_at(self, decades: float) -> float:
-        return float(self.regret[int(np.argmin(np.abs(self.grid - decades)))])
+        return float(self.regret[self._place(decades)])
+
+    def _place(self, decades: float) -> int:
+        return int(np.argmin(np.abs(self.grid - decades)))
+
+    def plateau(self, decades: float, share: float, chance: float) -> tuple[float, float]:
+        """The band around a rate in which others may be as good: with at least that chance they
+        end worse by no more than this share of the whole progress. In decades."""
+        place = self._place(decades)
+        own = self.progress[:, place, None]
+        with np.errstate(invalid="ignore"):
+            as_good = (self.progress >= own - share).mean(0) >= chance
+        low = high = place
+        while low > 0 and as_good[low - 1]:
+            low -= 1
+        while high < len(self.grid) - 1 and as_good[high + 1]:
+            high += 1
+        return float(self.grid[low]), float(self.grid[high])
+
+    def deviation(self, random: np.random.Generator, confidence: float) -> float:
+        """How far a training's end may lie from the mean over seeds, by the noise of like tasks."""
+        ends = random.standard_t(_FREEDOM, len(self.noise)) * self.noise
+        return float(np.quantile(np.abs(ends), confidence))
 
 
 class CurveModel:
@@ -183,7 +210,8 @@ class CurveModel:
                 dead[:, : place + 1] = False
         dead |= self._walls(random, samples, alive)
         progress = np.where(dead, -np.inf, progress)
-        return Outlook(self._grid, progress, _regrets(progress).mean(0))
+        noise_of = self._prior.noise[surface][back]
+        return Outlook(self._grid, progress, _regrets(progress).mean(0), noise_of)
 
     # -- how likely each surface and shift is -------------------------------------------------
 

@@ -29,7 +29,7 @@ _CANDIDATES = ((0.2, 3), (0.4, 2), (math.inf, 1))  # rates on a rung, up to a sh
 _AT_THE_END = 2  # ... and once one has got there
 _BESIDE = ((0.1, 8), (0.25, 4), (math.inf, 2))  # ... where as many train at once
 _NEAREST = 0.2  # decades between candidates, at least
-_WORTH = 0.04  # expected regret that a full training must promise to save, for each one spent
+_WORTH = 0.035  # expected regret that a full training must promise to save, for each one spent
 _MOST = 12.0  # full trainings after which the search ends with what it has
 
 
