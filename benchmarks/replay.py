@@ -33,7 +33,16 @@ from rich.table import Table
 from benchmarks.replay_curves import CurvesError, CurveTask, read_tasks
 from benchmarks.replay_policies import NAMES, PLAIN, SPECS
 from justright.lifecycle import StudyState
-from justright.messages import Inspection, Job, LanePlan, Outcome, OutcomeKind, Report, Started
+from justright.messages import (
+    Answer,
+    Inspection,
+    Job,
+    LanePlan,
+    Outcome,
+    OutcomeKind,
+    Report,
+    Started,
+)
 from justright.spec import make_spec
 from orchestrator import ledger, study_run
 from orchestrator.policies import make_policy
@@ -115,6 +124,11 @@ class Replay:
             answer=answer,
             seconds=self._thinking / max(1, self._decisions),
         )
+
+    @property
+    def answer(self) -> Answer | None:
+        """The study's, once it has ended."""
+        return self._run.answer
 
     def _next(self) -> Job | None:
         began = time.perf_counter()

@@ -127,6 +127,16 @@ class CurveTask:
     def _replicate(self, index: int, other: int) -> tuple[float, int]:
         return self.rates[index], self._seed + other
 
+    @property
+    def repeated(self) -> float | None:
+        """The rate that was trained with the most other seeds."""
+        seeds = Counter(rate for rate, _ in self._others)
+        return max(seeds, key=lambda rate: seeds[rate], default=None)
+
+    def other_seeds(self, lr: float) -> list[Curve]:
+        """The trainings of a rate of the file with other seeds than the main one."""
+        return [curve for (rate, _), curve in self._others.items() if rate == lr]
+
     def regret(self, lr: float | None) -> float:
         """What is lost by this rate: 0 for the best of the file, 1 for its median and worse.
 

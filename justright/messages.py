@@ -309,6 +309,7 @@ class TrialView(BaseModel):
     losses: tuple[Loss, ...] = ()  #: The latest, oldest first, thinned for a sparkline.
     attempt: int = 1
     diverged: bool = False
+    diagnosis: str = ""  #: underfit, healthy, overfit, unstable, diverged; "": not known.
     reason: str = ""
     failure: Failure | None = None
 
@@ -320,7 +321,7 @@ class Answer(BaseModel):
 
     study: str
     state: StudyState
-    reason: str | None  #: Why the study ended; None while it runs.
+    reason: str | None  #: converged, trials, timeout, target, cancelled; None while it runs.
     best_lr: float | None
     params: dict[str, Any]
     loss: float | None
@@ -333,6 +334,8 @@ class Answer(BaseModel):
     full_trainings: float | None
     seconds: float
     seed: int
+    shape: str = ""  #: bowl, flat, edge_low, edge_high, noisy; "": not known.
+    advice: tuple[str, ...] = ()  #: What follows from it, in sentences.
 
 
 class Snapshot(Message):

@@ -90,8 +90,9 @@ def _line(trial: TrialView, snapshot: Snapshot) -> str:
         parts.append(f"loss {trial.best:.4g}")
     if trial.params:
         parts.append(" ".join(f"{key}={value}" for key, value in trial.params.items()))
-    if trial.state != TrialState.COMPLETE and trial.reason:
-        parts.append(f"({trial.reason})")
+    why = trial.reason if trial.state != TrialState.COMPLETE else ""
+    if trial.diagnosis or why:
+        parts.append(f"({', '.join(filter(None, (trial.diagnosis, why)))})")
     if trial.failure is not None and trial.state != TrialState.COMPLETE:
         parts.append(f"({_first_line(trial.failure)})")
     return "  ".join(parts)
@@ -164,7 +165,7 @@ def trial_table(snapshot: Snapshot, rows: int) -> Table:
     best = best_trial(snapshot.trials)
     for trial in _chosen(snapshot.trials, best, rows):
         style = "bold green" if trial is best else _STYLES[trial.state]
-        why = trial.reason
+        why = ", ".join(filter(None, (trial.diagnosis, trial.reason)))
         if trial.failure is not None and trial.state != TrialState.COMPLETE:
             why = _first_line(trial.failure)
         table.add_row(
@@ -233,6 +234,8 @@ def print_answer(snapshot: Snapshot, console: Console | None = None) -> None:
         out.print(f"as good from        {answer.plateau[0]:.3g} to {answer.plateau[1]:.3g}")
     if answer.edge_of_stability:
         out.print(f"diverges from       {answer.edge_of_stability:.3g}")
+    for sentence in answer.advice:
+        out.print(f"note                {escape(sentence)}")
     out.print(f"[dim]{summary(answer)}[/]")
 
 

@@ -238,6 +238,7 @@ def as_note(answer: Answer, task: str) -> str:
         lines.append(f"* plateau: {answer.plateau[0]:.3g} to {answer.plateau[1]:.3g}")
     if answer.edge_of_stability:
         lines.append(f"* edge of stability: {answer.edge_of_stability:.3g}")
+    lines += [f"* {sentence}" for sentence in answer.advice]
     counts = ", ".join(f"{count} {name}" for name, count in answer.trials.items())
     lines.append(f"* trials: {counts}; {answer.epochs} epochs in {answer.seconds:g} s")
     return "\n".join(lines)

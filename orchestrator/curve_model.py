@@ -50,7 +50,7 @@ _WALL_ASTRAY = 0.5  # chance that surfaces say nothing of it
 _WALL_STAYS = 0.6  # chance that it does not move any more
 _WALL_STEP, _WALL_DRIFT = 0.1, 0.3  # decades that it moves else: at all, and per decade of epochs
 SAMPLES = 200
-_FREEDOM = 4  # of the few seeds by which a surface's noise was measured
+_DRAWS = 20  # of a training's end, for each sample
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Outlook:
 
     def deviation(self, random: np.random.Generator, confidence: float) -> float:
         """How far a training's end may lie from the mean over seeds, by the noise of like tasks."""
-        ends = random.standard_t(_FREEDOM, len(self.noise)) * self.noise
+        ends = random.standard_normal((_DRAWS, len(self.noise))) * self.noise
         return float(np.quantile(np.abs(ends), confidence))
 
 

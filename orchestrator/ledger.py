@@ -45,6 +45,8 @@ STOPPING = "stopping"  #: why it was told to stop
 DIVERGED = "diverged"  #: why it counts as diverged
 WHY = "reason"  #: why it was pruned
 WORKER = "worker"
+TRAIN = "train_losses"  #: [step, loss] of each epoch's training loss, when it paused or ended
+DIAGNOSIS = "diagnosis"  #: what is the matter with it, in a word
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,14 @@ class Round:
     thaw: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What a search knows of its answer beyond the trials that have come to their end."""
+
+    plateau: tuple[float, float]  #: The rates that may be as good.
+    deviation: float  #: Half of a 95 % interval of one training's loss about the mean over seeds.
+
+
 class Policy(ABC):
     """Decides for one study. Everything it knows is in the study, so it can be made anew."""
 
@@ -65,6 +73,10 @@ class Policy(ABC):
     @abstractmethod
     def recommend(self) -> float | None:
         """The rate that it would answer if it stopped now; None: nothing is known."""
+
+    def expect(self, lr: float, loss: float) -> Expected | None:
+        """What to expect about an answer; None: no more than what its trials tell."""
+        return None
 
 
 def originals(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

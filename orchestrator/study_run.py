@@ -45,6 +45,7 @@ from orchestrator.policies import make_policy
 from orchestrator.policy import Policy
 from orchestrator.trial_book import TrialBook
 from orchestrator.trial_record import TrialRecord
+from orchestrator.verdict import with_words
 
 _HOPELESS = 3  # failed trials, most of all and none complete, until the study gives up
 _REFUSED = 8  # refused submissions that are remembered
@@ -322,6 +323,7 @@ class StudyRun:
 
     def _begin(self, inspection: Inspection) -> None:
         self.inspection = inspection
+        self.trials.initial_loss = inspection.initial_loss
         self._policy = None
         if not self.active:
             return
@@ -483,11 +485,25 @@ class StudyRun:
             seed=self.spec.seed,
             target=self.spec.target,
         )
-        promising = any(r.best is not None and not r.diverged for r in self.trials)
-        if answer.best_lr is None and promising:
+        results = [record.result() for record in self.trials]
+        return with_words(self._with_expectations(answer), self.spec, results)
+
+    def _with_expectations(self, answer: Answer) -> Answer:
+        """What the search knows beyond the trials that have come to their end."""
+        if answer.best_lr is None:
             # No training has come to its end yet, but what has been seen speaks for a rate.
-            return answer.model_copy(update={"best_lr": self.recommend()})
-        return answer
+            promising = any(r.best is not None and not r.diverged for r in self.trials)
+            return answer.model_copy(update={"best_lr": self.recommend() if promising else None})
+        if self._policy is None or answer.loss is None:
+            return answer
+        expected = self._policy.expect(answer.best_lr, answer.loss)
+        if expected is None:
+            return answer
+        changes: dict[str, Any] = {"plateau": expected.plateau}
+        if answer.loss_interval is None:
+            half = expected.deviation
+            changes["loss_interval"] = (answer.loss - half, answer.loss + half)
+        return answer.model_copy(update=changes)
 
     def take_decisions(self) -> dict[int, Decision]:
         """The decisions made since the last call: they are to be sent now."""
@@ -506,6 +522,7 @@ class StudyRun:
 
     def snapshot(self, note: str = "") -> Snapshot:
         """What clients are shown."""
+        diagnoses = self.trials.diagnoses()
         return Snapshot(
             study=self.name,
             submission=self.submission,
@@ -514,7 +531,7 @@ class StudyRun:
             task=self.spec.task.label,
             total=self._policy.total if self._policy else max(self.spec.trials, len(self.trials)),
             horizon=self.horizon,
-            trials=tuple(record.view() for record in self.trials),
+            trials=tuple(record.view(diagnoses[record.number]) for record in self.trials),
             answer=self.answer or self._current_answer(),
             failure=self.failure,
             note=note or self._rest(),

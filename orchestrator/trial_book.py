@@ -26,6 +26,7 @@ from justright.messages import (
     Started,
 )
 from orchestrator import ledger
+from orchestrator.diagnosis import Course, diagnose
 from orchestrator.notes import failure_note, save_note
 from orchestrator.policy import Proposal
 from orchestrator.trial_record import TrialRecord, from_ledger, from_proposal
@@ -48,6 +49,7 @@ class TrialBook:
         self.revoked: list[str] = []  #: Jobs that were taken back; Redis is not told yet.
         self.crashes: list[tuple[int, Failure]] = []  #: Attempts that ended badly, by trial.
         self.changed = True  #: Something that clients are shown.
+        self.initial_loss: float | None = None  #: Untrained, once somebody has looked.
         for trial in study.get_trials(deepcopy=False):
             if "lr" not in trial.params:
                 if trial.state == optuna.trial.TrialState.RUNNING:  # killed in the middle of ask
@@ -77,6 +79,16 @@ class TrialBook:
         """The lowest loss of any trial that has not diverged; inf without one."""
         losses = (r.best for r in self if r.best is not None and not r.diverged)
         return min(losses, default=math.inf)
+
+    def diagnoses(self) -> dict[int, str]:
+        """What is the matter with each trial, in a word."""
+        leader = self._leader()
+        return {r.number: diagnose(r.course, self.initial_loss, leader) for r in self}
+
+    def _leader(self) -> Course | None:
+        """The trial that has come lowest."""
+        alive = [r for r in self if r.best is not None and not r.diverged]
+        return min(alive, key=lambda r: r.best or 0.0).course if alive else None
 
     def open_jobs(self) -> dict[str, list[TrialRecord]]:
         """Jobs that are queued or running, with their trials that have not ended.
@@ -122,13 +134,15 @@ class TrialBook:
             return
         if record.state == TrialState.QUEUED:
             self._move(record, "b")  # its start was lost on the way; it runs all the same
-        if self._learn(record, event.step, event.loss) and not record.stopping:
+        if self._learn(record, event.step, event.loss, event.train_loss) and not record.stopping:
             self._to_judge.add(record.number)
         self.changed = True
 
-    def _learn(self, record: TrialRecord, step: int, loss: float | None) -> bool:
+    def _learn(
+        self, record: TrialRecord, step: int, loss: float | None, train: float | None = None
+    ) -> bool:
         """Whether the study has a loss that it had not."""
-        new = record.learn(step, loss) and loss is not None
+        new = record.learn(step, loss, train) and loss is not None
         if new:
             self._storage.set_trial_intermediate_value(record.trial_id, step, cast(float, loss))
         return new
@@ -171,6 +185,7 @@ class TrialBook:
             case OutcomeKind.PAUSED if record.stopping:
                 self._prune(record, "f", record.stopping)
             case OutcomeKind.PAUSED:
+                self._keep_train_losses(record)
                 self._move(record, "c")
             case OutcomeKind.FAILED:
                 self._fail_attempt(record, event.failure)
@@ -256,7 +271,7 @@ class TrialBook:
             if record.state in _END_LETTERS:
                 self._decide(record, reason)
                 waits = record.state == TrialState.PAUSED and not record.rests
-                why = f"the search ended ({reason}) without promoting it" if waits else reason
+                why = f"not promoted: {reason}" if waits else reason
                 self._prune(record, _END_LETTERS[record.state], why)
         return withdrawn
 
@@ -324,7 +339,15 @@ class TrialBook:
     def _tell(
         self, record: TrialRecord, state: optuna.trial.TrialState, value: float | None
     ) -> None:
+        self._keep_train_losses(record)
+        diagnosis = diagnose(record.course, self.initial_loss, self._leader())
+        self._note(record, ledger.DIAGNOSIS, diagnosis)
         self._study.tell(record.number, value, state=state, skip_if_finished=True)
+
+    def _keep_train_losses(self, record: TrialRecord) -> None:
+        """For the diagnosis, should the orchestrator be killed."""
+        if record.train:
+            self._note(record, ledger.TRAIN, sorted(record.train.items()))
 
     def _decide(
         self, record: TrialRecord, reason: str, action: Literal["stop", "pause"] = "stop"

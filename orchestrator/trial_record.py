@@ -14,6 +14,7 @@ from justright.lifecycle import FINISHED, TrialState
 from justright.messages import Failure, TrialView, TrialWork
 from orchestrator import ledger
 from orchestrator.answer import Result
+from orchestrator.diagnosis import Course
 from orchestrator.policy import Proposal
 
 _SPARK = 40  # losses of a trial that clients are shown
@@ -44,6 +45,8 @@ class TrialRecord:
     best: float | None = None
     losses: deque[float | None] = field(default_factory=lambda: deque(maxlen=_SPARK))
     steps: set[int] = field(default_factory=set)  #: Those that are in the study.
+    by_step: dict[int, float] = field(default_factory=dict)  #: Finite losses.
+    train: dict[int, float] = field(default_factory=dict)  #: Training losses.
     seen: set[int] = field(default_factory=set)  #: Those that this attempt has reported.
     begun_with: int = 0  #: Steps that the study had when this attempt began.
     epochs: int = 0
@@ -52,7 +55,7 @@ class TrialRecord:
     reason: str = ""
     failure: Failure | None = None
 
-    def learn(self, step: int, loss: float | None) -> bool:
+    def learn(self, step: int, loss: float | None, train: float | None = None) -> bool:
         """Note a reported loss; False where the study has one for this step already.
 
         A later attempt trains and reports steps again: that costs epochs, but changes no loss.
@@ -64,7 +67,10 @@ class TrialRecord:
         self.steps.add(step)
         self.loss = loss
         self.losses.append(loss)
+        if train is not None:
+            self.train[step] = train
         if loss is not None:
+            self.by_step[step] = loss
             self.best = loss if self.best is None else min(self.best, loss)
         return True
 
@@ -95,7 +101,12 @@ class TrialRecord:
             attempt=self.attempt,
         )
 
-    def view(self) -> TrialView:
+    @property
+    def course(self) -> Course:
+        """What its diagnosis rests on."""
+        return Course(self.lr, self.by_step, self.train, bool(self.diverged))
+
+    def view(self, diagnosis: str = "") -> TrialView:
         # A trial that ended before it heard that it should stop was not stopped.
         stopping = "" if self.state in FINISHED else self.stopping
         return TrialView(
@@ -109,6 +120,7 @@ class TrialRecord:
             losses=tuple(self.losses),
             attempt=self.attempt,
             diverged=bool(self.diverged),
+            diagnosis=diagnosis,
             reason=self.reason or stopping,
             failure=self.failure,
         )
@@ -161,6 +173,7 @@ def from_ledger(trial: FrozenTrial, default_seed: int) -> TrialRecord:
     )
     if ledger.FAILURE in attributes:
         record.failure = Failure.model_validate(attributes[ledger.FAILURE])
+    record.train = {int(step): loss for step, loss in attributes.get(ledger.TRAIN, ())}
     for step, loss in sorted(trial.intermediate_values.items()):
         record.learn(step, loss if math.isfinite(loss) else None)
     if trial.state.is_finished() and record.state not in FINISHED:

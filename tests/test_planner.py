@@ -55,7 +55,7 @@ def cost(curves: dict[float, Curve], horizon: int) -> float:
 def test_it_finds_the_bottom_of_a_bowl_for_few_trainings(best: float, horizon: int) -> None:
     task = Made(best=best, wall=best + 1.5, horizon=horizon)
     curves, _ = search(task)
-    assert regret(task, answer(curves, horizon)) < 0.1
+    assert regret(task, answer(curves, horizon)) < 0.15
     assert cost(curves, horizon) < 5
 
 
