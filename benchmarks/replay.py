@@ -270,7 +270,7 @@ def show(found: dict[str, Any], lanes: int) -> None:
         if lanes > 1:
             cells.append(f"{about['rounds']['stop']:.2f}")
         table.add_row(name, *cells, f"{1000 * about['seconds_per_decision']:.1f}")
-    Console().print(table)
+    Console(width=110).print(table)
 
 
 def main() -> None:
