@@ -92,10 +92,15 @@ def _line(trial: TrialView, snapshot: Snapshot) -> str:
         parts.append(" ".join(f"{key}={value}" for key, value in trial.params.items()))
     why = trial.reason if trial.state != TrialState.COMPLETE else ""
     if trial.diagnosis or why:
-        parts.append(f"({', '.join(filter(None, (trial.diagnosis, why)))})")
+        parts.append(f"({_why(trial.diagnosis, why)})")
     if trial.failure is not None and trial.state != TrialState.COMPLETE:
         parts.append(f"({_first_line(trial.failure)})")
     return "  ".join(parts)
+
+
+def _why(diagnosis: str, reason: str) -> str:
+    """What is the matter with a trial, and why it ended, without saying one thing twice."""
+    return reason if reason.startswith(diagnosis) else ", ".join(filter(None, (diagnosis, reason)))
 
 
 def _one_line(text: str) -> Text:
@@ -165,7 +170,7 @@ def trial_table(snapshot: Snapshot, rows: int) -> Table:
     best = best_trial(snapshot.trials)
     for trial in _chosen(snapshot.trials, best, rows):
         style = "bold green" if trial is best else _STYLES[trial.state]
-        why = ", ".join(filter(None, (trial.diagnosis, trial.reason)))
+        why = _why(trial.diagnosis, trial.reason)
         if trial.failure is not None and trial.state != TrialState.COMPLETE:
             why = _first_line(trial.failure)
         table.add_row(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from justright.spec import StudySpec
 from orchestrator import ledger
 from orchestrator.policy import Proposal, originals
 
+_SEPARATE = 3.0  # standard errors
 FINALISTS = 3  # rates that are trained again with other seeds when replicates are asked for
 
 
@@ -58,16 +61,29 @@ class Asking:
         return None
 
     def missing_replicates(self, trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, int]]:
-        """The best rates with other seeds, one seed after the other, as far as not asked yet."""
+        """The best rates with other seeds, one seed after the other, as far as not asked yet.
+
+        A rate that the seeds so far tell from the best one gets no more of them.
+        """
         complete = [t for t in originals(trials) if t.state == TrialState.COMPLETE]
         finalists = sorted(complete, key=lambda t: t.value or 0.0)[:FINALISTS]
-        asked = {
-            (t.user_attrs[ledger.REPLICATE_OF], t.user_attrs[ledger.SEED])
-            for t in trials
-            if ledger.REPLICATE_OF in t.user_attrs
-        }
+        losses = {t.number: [t.value or 0.0] for t in finalists}
+        asked = set()
+        for trial in trials:
+            of = trial.user_attrs.get(ledger.REPLICATE_OF)
+            if of is not None:
+                asked.add((of, trial.user_attrs[ledger.SEED]))
+                if of in losses and trial.state == TrialState.COMPLETE:
+                    losses[of].append(trial.value or 0.0)
+        best = min(losses.values(), key=statistics.fmean, default=[])
+        open_ = [t for t in finalists if not _apart(losses[t.number], best)]
         seeds = (self._spec.seed + number for number in range(1, self._spec.replicates))
-        wanted = [(original, seed) for seed in seeds for original in finalists]
-        return [
-            (original, seed) for original, seed in wanted if (original.number, seed) not in asked
-        ]
+        return [(t, seed) for seed in seeds for t in open_ if (t.number, seed) not in asked]
+
+
+def _apart(losses: Sequence[float], best: Sequence[float]) -> bool:
+    """Whether the difference of the means is beyond their noise: three standard errors."""
+    if losses is best or min(len(losses), len(best)) < 3:
+        return False
+    error = math.hypot(*(statistics.stdev(x) / math.sqrt(len(x)) for x in (losses, best)))
+    return statistics.fmean(losses) - statistics.fmean(best) > _SEPARATE * error

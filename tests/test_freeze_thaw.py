@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from justright.lifecycle import StudyState
-from justright.messages import Snapshot
+from justright.messages import Pause, Resume, Snapshot
 from orchestrator import ledger
 from tests.twin import HORIZON, House, check, told
 
@@ -79,8 +79,6 @@ def test_an_orchestrator_that_is_killed_again_and_again_comes_to_the_same_end(
 
 
 def test_a_user_s_rest_does_not_promote_anybody(tmp_path: Path) -> None:
-    from justright.messages import Pause, Resume
-
     house = House(tmp_path)
     house.submit(lr=(1e-4, 10.0), trials=30)
     while len(house.workers[0].trained) < 6:
