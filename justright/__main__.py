@@ -42,7 +42,8 @@ EPOCHS = Annotated[int | None, typer.Option(help="The horizon (the task's own)."
 TIMEOUT = Annotated[float | None, typer.Option(help="Seconds after which to answer.")]
 TARGET = Annotated[float | None, typer.Option(help="A loss at which to stop.")]
 LIKE = Annotated[
-    str | None, typer.Option(metavar="STUDY", help="Begin near the answer of this earlier study.")
+    str | None,
+    typer.Option(metavar="STUDY", help="Begin near this earlier study's answer, or near a rate."),
 ]
 STALL = Annotated[
     float | None, typer.Option(help="Seconds without a sign of life until a trial fails (3600).")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from justright.errors import UsageError
 
 DEFAULT_LR = (1e-6, 10.0)
+WIDEST_LR = (1e-8, 1e3)  # what may be tried where the user gave no range
 KNOWN_GOOD_LR = 0.01
 
 Scalar = bool | int | float | str
@@ -87,7 +88,7 @@ class StudySpec(BaseModel):
     """Seconds without a sign of life after which an attempt has failed; None: the worker's own."""
     metric: str | None = None  #: The name to look for in a command's output.
     like: str | None = Field(default=None, pattern=f"^{NAME_PATTERN}$")
-    """An earlier study of a similar task, near whose answer the search begins."""
+    """An earlier study of a similar task, near whose answer the search begins; or a rate."""
 
     @field_validator(
         "trials", "epochs", "timeout", "target", "replicates", "seed", "stall", mode="before"
@@ -147,6 +148,15 @@ def another_study(name: str, differing: list[str]) -> str:
         f"there is a study {name} with another {', '.join(differing)}. Choose another --name, or "
         "repeat its options to go on with it."
     )
+
+
+def read_rate(text: str) -> float | None:
+    """A learning rate, if the text is one."""
+    try:
+        rate = float(text)
+    except ValueError:
+        return None
+    return rate if 0 < rate < math.inf else None
 
 
 def parse_range(text: str) -> tuple[float, float]:

@@ -11,12 +11,13 @@ from types import FrameType
 import redis
 
 from justright.client import follow, refuse_if_another, submit
-from justright.errors import JustrightError
+from justright.errors import JustrightError, UsageError
 from justright.lifecycle import StudyState
 from justright.local import LocalService, LocalStudy
 from justright.messages import Snapshot
+from justright.places import gather
 from justright.settings import load_settings
-from justright.spec import StudySpec
+from justright.spec import StudySpec, read_rate
 from justright.view import make_view
 
 _REMEMBER_EVERY = 1.0  # seconds; what ``status`` and ``best`` know after a kill -9
@@ -39,6 +40,7 @@ def run(spec: StudySpec, *, gpus: Sequence[str], workers: int | None, quiet: boo
         JustrightError: a part of the service ended or could not start.
     """
     settings = load_settings()
+    spec = spec.model_copy(update={"like": _rate_of(spec.like)})
     study = LocalStudy(settings, spec.name)
     refuse_if_another(study.recall(), spec)
     study.open()
@@ -55,6 +57,16 @@ def run(spec: StudySpec, *, gpus: Sequence[str], workers: int | None, quiet: boo
         kept = _end(service, study)
         if interrupted and kept:
             sys.stderr.write(f"\nstopped; the same command with --name {spec.name} goes on\n")
+
+
+def _rate_of(like: str | None) -> str | None:
+    """The answer of an earlier study, which the orchestrator of this one does not know."""
+    if like is None or read_rate(like) is not None:
+        return like
+    answer = gather(like).snapshots[0].answer
+    if answer is None or answer.best_lr is None:
+        raise UsageError(f"--like: the study {like} has no answer.")
+    return f"{answer.best_lr:g}"
 
 
 def _follow(service: LocalService, study: LocalStudy, spec: StudySpec, quiet: bool) -> Snapshot:

@@ -17,14 +17,13 @@ from optuna.trial import FrozenTrial
 
 from justright.lifecycle import TrialState
 from justright.messages import Inspection
-from justright.spec import StudySpec
+from justright.spec import WIDEST_LR, StudySpec
 from orchestrator import ledger
 from orchestrator.asking import Asking
 from orchestrator.curve_model import Curve
 from orchestrator.planner import Plan, Planner
 from orchestrator.policy import Expected, Policy, Proposal, Round, originals
 
-WIDEST = (1e-8, 1e3)  # the rates that may be tried where the user gave no range
 _REPORTED = 0.5  # share of the first rates that must have reported before any goes on
 _FEW = 16  # rates that a search begins, about
 _SURE = 0.9  # share of like tasks' noise in the interval: on other tasks it holds 95 % or more
@@ -50,7 +49,7 @@ class FreezeThawPolicy(Policy):
         self.narrow(lr_range)
 
     def narrow(self, lr_range: tuple[float, float]) -> None:
-        low, high = lr_range if self._spec.lr else WIDEST
+        low, high = lr_range if self._spec.lr else WIDEST_LR
         self._space = {"lr": FloatDistribution(low, high, log=True)}
         assert self._inspection.epochs is not None
         assert self._inspection.initial_loss is not None
@@ -177,6 +176,8 @@ class FreezeThawPolicy(Policy):
             return None
         outlook, place = self._planner.outlook(curves), math.log10(lr)
         low, high = outlook.plateau(place, _AS_GOOD, _CHANCE)
+        alive = [x for x, curve in curves.items() if not curve.diverged]
+        low, high = max(low, min(alive, default=place)), min(high, max(alive, default=place))
         spread = outlook.deviation(np.random.default_rng(self._spec.seed), _SURE)
         gained = max((self._inspection.initial_loss or loss) - loss, 0.0)
         return Expected((min(lr, 10**low), max(lr, 10**high)), spread * gained)

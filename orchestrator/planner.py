@@ -30,6 +30,7 @@ _AT_THE_END = 2  # ... and once one has got there
 _BESIDE = ((0.1, 8), (0.25, 4), (math.inf, 2))  # ... where as many train at once
 _NEAREST = 0.2  # decades between candidates, at least
 _WORTH = 0.035  # expected regret that a full training must promise to save, for each one spent
+_SHORT = 12  # epochs below which a training costs little
 _MOST = 12.0  # full trainings after which the search ends with what it has
 
 
@@ -81,8 +82,9 @@ class Planner:
         low, high = self._asked
         width = high - low
         count = min(_PROBES, _FEWEST + int(_PROBE_SHARE * self.horizon))
-        count = max(2, min(most, math.ceil(count * min(1.0, (width + 1) / (_USUAL + 1)))))
-        margin = min(_MARGIN, width / 8)
+        count = min(most, max(2, math.ceil(count * min(1.0, (width + 1) / (_USUAL + 1)))))
+        # Few must not lie at the ends, where hardly any answer is.
+        margin = min(_MARGIN, width / 8) if count > _FEWEST else width / (2 * count)
         spread = np.linspace(low + margin, high - margin, count)
         if self._hint is not None:
             near = self._hint + np.array([0.0, -0.4, 0.4, -0.8, 0.8])
@@ -236,9 +238,15 @@ class Planner:
         ended = [x for x, curve in curves.items() if self._ended(curve)]
         if not ended:
             return False
-        spent = sum(curve.epochs for curve in curves.values()) / self.horizon
+        epochs = sum(curve.epochs for curve in curves.values())
         best = min(ended, key=lambda x: curves[x].losses.min())
-        return spent >= _MOST or self.outlook(curves).regret_at(best) <= _WORTH * spent
+        if epochs >= _MOST * self.horizon or not any(
+            c.losses.min() < c.losses[0] for c in curves.values()
+        ):
+            return True  # long enough; or nothing is learned at any rate
+        # Where trainings are short, one more costs little.
+        spent = epochs / max(self.horizon, _SHORT)
+        return self.outlook(curves).regret_at(best) <= _WORTH * spent
 
 
 def _epochs(curves: Mapping[float, Curve], x: float) -> int:

@@ -36,7 +36,7 @@ from justright.messages import (
     WorkerInfo,
 )
 from justright.settings import Settings
-from justright.spec import another_study, differences
+from justright.spec import another_study, differences, read_rate
 from orchestrator import ledger
 from orchestrator.ledger import Ledger
 from orchestrator.study_run import StudyRun
@@ -187,6 +187,9 @@ class Reconciler:
         if like is None:
             return {}
         run = self._runs.get(like)
+        rate = read_rate(like)
+        if run is None and rate is not None:
+            return {ledger.HINT: rate}
         answer = run.answer if run is not None else None
         if answer is None or answer.best_lr is None:
             answered = sorted(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from justright.lifecycle import TrialState
 from justright.messages import Answer
-from justright.spec import StudySpec
+from justright.spec import WIDEST_LR, StudySpec
 from orchestrator.answer import Result
 
 _EDGE = 0.1  # decades from an end of the range, within which the answer lies at it
@@ -28,14 +28,19 @@ def with_words(answer: Answer, spec: StudySpec, results: Sequence[Result]) -> An
 
 
 def _at_the_edge(answer: Answer, spec: StudySpec) -> tuple[str, str] | None:
-    """Only of a range that the user gave: else the search goes on beyond its start."""
-    if spec.lr is None or answer.best_lr is None:
+    """Of the range that the user gave, or of all that is ever tried."""
+    low, high = spec.lr or WIDEST_LR
+    if answer.best_lr is None:
         return None
-    low, high = spec.lr
     if math.log10(high / low) <= 2 * _EDGE:
         return None
     for end, shape, name in ((low, "edge_low", "cold"), (high, "edge_high", "hot")):
         if abs(math.log10(answer.best_lr / end)) <= _EDGE + 1e-9:
+            if spec.lr is None:
+                return shape, (
+                    f"the best rate lies at the {name} end of all that is tried, {low:g}:{high:g}: "
+                    "check the scale of the loss and of the data"
+                )
             return shape, (
                 f"the best rate lies at the {name} end of the range you gave, --lr "
                 f"{low:g}:{high:g}: widen it"

@@ -83,8 +83,11 @@ def test_a_rate_at_the_end_of_the_range_that_was_given(
     assert "--lr" in found.advice[0]
 
 
-def test_the_default_range_has_no_edge() -> None:
+def test_the_default_range_has_no_edge_but_what_is_tried_at_all_has() -> None:
     assert with_words(answer(best_lr=10.0), spec(), []).shape == "bowl"
+    found = with_words(answer(best_lr=1e-8), spec(), [])
+    assert found.shape == "edge_low"
+    assert "scale of the loss" in found.advice[0]
 
 
 def test_a_flat_loss() -> None:

@@ -125,6 +125,19 @@ def test_a_timeout_answers_with_what_is_known(tmp_path: Path) -> None:
     assert f"{answer['best_lr']:.4g}" in done.stdout
 
 
+def test_a_study_like_an_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text(TINY)
+    task = f"{tmp_path}/task.py:Tiny"
+    first = justright("tune", task, "--name", "first", "--json")
+    assert first.returncode == 0, first.stderr
+    second = justright("tune", task, "--like", "first", "--json")
+    assert second.returncode == 0, second.stderr
+    assert answer_of(second)["best_lr"] is not None
+    unknown = justright("tune", task, "--like", "nobody")
+    assert unknown.returncode == 2
+    assert "no study 'nobody'" in unknown.stderr
+
+
 def test_a_study_file_with_a_pool_of_its_own(tmp_path: Path) -> None:
     """The same file serves ``submit`` and ``tune``; here all workers are in its pool."""
     (tmp_path / "task.py").write_text(TINY)

@@ -110,6 +110,13 @@ def test_no_more_rates_are_begun_than_allowed() -> None:
         assert any(curve.epochs == 40 for curve in curves.values())
 
 
+def test_few_rates_do_not_lie_at_the_ends() -> None:
+    for most in (1, 2, 3):
+        probes = planner(Made()).probes(most)
+        assert len(probes) == most
+        assert all(LOW + 0.7 < x < HIGH - 0.7 for x in probes)
+
+
 def test_rates_in_training_and_closed_ones_are_left_alone() -> None:
     task, plans = Made(), planner(Made())
     curves = {x: task.losses(x, 1) for x in plans.probes(30)}
