@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar, cast
 
 import optuna
 from optuna.storages import BaseStorage
@@ -47,6 +48,9 @@ from orchestrator.trial_book import TrialBook
 from orchestrator.trial_record import TrialRecord
 from orchestrator.verdict import with_words
 
+T = TypeVar("T")
+
+_ASK_EVERY = 2.0  # seconds between what a snapshot asks of the search
 _HOPELESS = 3  # failed trials, most of all and none complete, until the study gives up
 _REFUSED = 8  # refused submissions that are remembered
 _NOTE_TIME = 2.0  # seconds at work that a kill of the orchestrator may forget
@@ -85,6 +89,7 @@ class StudyRun:
         self._noted = self._spent
         self._since: float | None = None  #: Clock at which ``_spent`` was right; None: at rest.
         self._policy: Policy | None = None
+        self._said: tuple[str, float, Any] = ("", 0.0, None)
         self._hint: float | None = attributes.get(ledger.HINT)
         self._load(attributes)
 
@@ -493,10 +498,12 @@ class StudyRun:
         if answer.best_lr is None:
             # No training has come to its end yet, but what has been seen speaks for a rate.
             promising = any(r.best is not None and not r.diverged for r in self.trials)
-            return answer.model_copy(update={"best_lr": self.recommend() if promising else None})
+            rate = self._lately("rate", self.recommend) if promising else None
+            return answer.model_copy(update={"best_lr": rate})
         if self._policy is None or answer.loss is None:
             return answer
-        expected = self._policy.expect(answer.best_lr, answer.loss)
+        ask = partial(self._policy.expect, answer.best_lr, answer.loss)
+        expected = self._lately(f"at {answer.best_lr}", ask)
         if expected is None:
             return answer
         changes: dict[str, Any] = {"plateau": expected.plateau}
@@ -504,6 +511,15 @@ class StudyRun:
             half = expected.deviation
             changes["loss_interval"] = (answer.loss - half, answer.loss + half)
         return answer.model_copy(update=changes)
+
+    def _lately(self, key: str, ask: Callable[[], T]) -> T:
+        """What the search said a moment ago: a snapshot must cost less than a decision. The last
+        answer is asked anew."""
+        known, since, found = self._said
+        if not self.active or known != key or self._clock() - since >= _ASK_EVERY:
+            found = ask()
+            self._said = (key, self._clock(), found)
+        return cast(T, found)
 
     def take_decisions(self) -> dict[int, Decision]:
         """The decisions made since the last call: they are to be sent now."""
