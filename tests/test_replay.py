@@ -109,8 +109,9 @@ def test_what_it_prints(tmp_path: Path) -> None:
     [
         (b"", "no list of trainings"),
         (b"x", "cannot read"),
-        (gzip.compress(b"{}"), "no list of trainings"),
+        (gzip.compress(b"{}", mtime=0), "no list of trainings"),
     ],
+    ids=["empty", "not packed", "no list"],
 )
 def test_a_file_that_is_none(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "c.json.gz"
