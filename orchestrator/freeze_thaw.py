@@ -28,7 +28,7 @@ _REPORTED = 0.5  # share of the first rates that must have reported before any g
 _FEW = 16  # rates that a search begins, about
 _SURE = 0.9  # share of like tasks' noise in the interval: on other tasks it holds 95 % or more
 _AS_GOOD = 0.01  # share of all that training gains in which a rate is as good
-_CHANCE = 0.18  # that it is, from which on it belongs to the plateau
+_CHANCE = 0.12  # that it is, from which on it belongs to the plateau
 
 
 class FreezeThawPolicy(Policy):
