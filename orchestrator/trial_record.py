@@ -179,7 +179,11 @@ def from_ledger(trial: FrozenTrial, default_seed: int) -> TrialRecord:
     if trial.state.is_finished() and record.state not in FINISHED:
         record.state = _FROM_OPTUNA[trial.state]  # told, and killed before it was noted
     if record.state in FINISHED and not trial.state.is_finished():
-        record.state = TrialState.RUNNING  # noted, and killed before it was told: it comes again
+        # Noted, and killed before it was told. Its worker says it again; of one that had paused,
+        # and ended with its study, nobody does.
+        told = record.stopping or record.diverged
+        paused = record.state == TrialState.PRUNED and not record.rests and not told
+        record.state = TrialState.PAUSED if paused else TrialState.RUNNING
     if record.state == TrialState.COMPLETE and trial.value is not None:
         record.best = trial.value
     return record

@@ -444,6 +444,41 @@ def test_laggards_catch_up_and_then_join(task: Path, stacks: Stacks) -> None:
     assert_same(found, alone, trials=[0, 1], since=2)
 
 
+@pytest.mark.parametrize("plan", [ALONE, LANES], ids=["alone", "lanes"])
+def test_trials_from_several_steps_meet_at_a_rung(task: Path, plan: LanePlan) -> None:
+    trials = works()
+    alone = run(task, trials, ALONE)
+    assert run(task, trials[:2], plan, until=1).steps == [1, 1]
+    assert run(task, again(trials[1:2]), plan, until=2).steps == [2]
+    met = run(task, [*again(trials[:1]), *again(trials[1:2], 3), *trials[2:]], plan, until=3)
+    assert met.kinds == ["paused"] * 5
+    assert met.steps == [3] * 5
+    assert [sorted(met.reports[n]) for n in range(5)] == [[2, 3], [3], *[[1, 2, 3]] * 3]
+    assert_same(run(task, again(trials, 4), plan), alone, since=3)
+
+
+@pytest.mark.parametrize("plan", [ALONE, LANES], ids=["alone", "lanes"])
+@pytest.mark.parametrize("until", [1, 2])
+def test_what_has_reached_its_step_pauses_again(task: Path, plan: LanePlan, until: int) -> None:
+    """As one whose first pause got lost on the way, or that came further than was known."""
+    trials = works()
+    alone = run(task, trials, ALONE)
+    run(task, trials, plan, until=2)
+    found = run(task, again(trials), plan, until=until)
+    assert found.kinds == ["paused"] * 5
+    assert found.steps == [2] * 5
+    assert found.reports == {}
+    assert_same(run(task, again(trials, 3), plan), alone, since=2)
+
+
+def test_one_that_diverges_at_a_rung_is_not_paused(task: Path) -> None:
+    rates = (*RATES, INSANE)
+    found = run(task, works(rates), until=2, name="Explosive")
+    assert found.kinds == ["paused"] * 5 + ["diverged"]
+    ended = run(task, again(works(rates))[:5], name="Explosive")
+    assert_same(ended, run(task, works(), ALONE, name="Explosive"), since=2)
+
+
 # -- checkpoints -------------------------------------------------------------------------------
 
 
