@@ -144,7 +144,9 @@ class Replay:
     def _regret(self) -> float:
         """Of the answer, or of what it would be now."""
         answer = self._run.answer
-        return self._task.regret(self._run.recommend() if answer is None else answer.best_lr)
+        if answer is not None:
+            return self._task.regret(answer.best_lr)
+        return self._task.regret((self._run.recommend() or {}).get("lr"))
 
     def _train(self, job: Job) -> None:
         """Answer as a worker would, epoch by epoch; trials that are behind catch up first."""

@@ -43,7 +43,7 @@ class Plain(Policy):
 
     def narrow(self, lr_range: tuple[float, float]) -> None:
         low, high = lr_range
-        self._space = search_space(lr_range, search_schedule=False)
+        self._space = search_space(lr_range)
         steps = [low * (high / low) ** (i / (RATES - 1)) for i in range(RATES)]
         self._rates = [*steps[:-1], high]  # without the rounding, which may leave the range
 
@@ -75,14 +75,13 @@ class Plain(Policy):
     def judge(self, trial: FrozenTrial) -> str | None:
         return None
 
-    def recommend(self) -> float | None:
+    def recommend(self) -> dict[str, Any] | None:
         """The rate with the lowest loss so far among those that have not diverged."""
         alive = [trial for trial in self._trials() if ledger.DIVERGED not in trial.user_attrs]
         best = min(alive, key=lambda trial: _lowest(trial, self._horizon), default=None)
         if best is None or not best.intermediate_values:
             return None
-        rate: float = best.params["lr"]
-        return rate
+        return dict(best.params)
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)

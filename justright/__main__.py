@@ -57,6 +57,14 @@ NAME = Annotated[str | None, typer.Option(help="Name of the study; the same goes
 SET = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of the task.")
 ]
+SEARCH = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[=RANGE]",
+        help="Also search batch_size, momentum, schedule, warmup or weight_decay: "
+        "LOW:HIGH, A,B,C or the usual.",
+    ),
+]
 POOL = Annotated[str | None, typer.Option(help="Which workers (default).")]
 METRIC = Annotated[str | None, typer.Option(help="Name of the loss in a command's output.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -79,13 +87,16 @@ def _house(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _make_spec(parts: list[str], flags: dict[str, Any], set_: list[str] | None) -> Any:
+def _make_spec(
+    parts: list[str], flags: dict[str, Any], set_: list[str] | None, search: list[str] | None
+) -> Any:
     """The spec of ``tune`` and ``submit``, and the number of workers that a study file names."""
     from justright.spec import make_spec
-    from justright.targets import merge, read_arguments, read_target
+    from justright.targets import merge, read_arguments, read_search, read_target
 
     values = read_target(parts, is_command="--" in sys.argv)
     flags["arguments"] = read_arguments(set_ or [])
+    flags["search"] = read_search(search or [])
     values = merge(values, flags)
     workers = values.pop("workers", None)
     if workers is not None and (not isinstance(workers, int) or workers < 1):
@@ -117,6 +128,7 @@ def tune(
     workers: Annotated[int | None, typer.Option(help="Workers (one a GPU, or one).")] = None,
     name: NAME = None,
     set_: SET = None,
+    search: SEARCH = None,
     pool: POOL = None,
     like: LIKE = None,
     metric: METRIC = None,
@@ -131,7 +143,7 @@ def tune(
         "pruner": pruner, "replicates": replicates, "seed": seed, "lanes": lanes,
         "workers": workers, "name": name, "pool": pool, "metric": metric,
     }  # fmt: skip
-    spec, count = _make_spec(task, flags, set_)
+    spec, count = _make_spec(task, flags, set_, search)
     gpus = _house("worker.main").visible_gpus()
     snapshot = run(spec, gpus=gpus, workers=count, quiet=json)
     raise typer.Exit(_print_result(snapshot, json))
@@ -173,6 +185,7 @@ def submit(
     lanes: LANES = None,
     name: NAME = None,
     set_: SET = None,
+    search: SEARCH = None,
     pool: POOL = None,
     like: LIKE = None,
     metric: METRIC = None,
@@ -190,7 +203,7 @@ def submit(
         "pruner": pruner, "replicates": replicates, "seed": seed, "lanes": lanes,
         "name": name, "pool": pool, "metric": metric,
     }  # fmt: skip
-    spec, _ = _make_spec(task, flags, set_)
+    spec, _ = _make_spec(task, flags, set_, search)
     service = _service(signs=True)
     submission = send(service, spec)
     if wait:

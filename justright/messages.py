@@ -169,6 +169,7 @@ class Job(Message):
     tidy: bool = False
     trials: tuple[TrialWork, ...] = ()
     plan: LanePlan = LanePlan()  #: How to train them.
+    search: tuple[str, ...] = ()  #: For a look: settings that will be searched beside the rate.
     lanes: int | None = Field(default=None, ge=1)  #: For a look: plan for so many; None: measure.
     most: int = Field(default=1, ge=1)  #: For a look: more lanes than that would stay empty.
 
@@ -334,6 +335,8 @@ class Answer(BaseModel):
     full_trainings: float | None
     seconds: float
     seed: int
+    importance: dict[str, float] = Field(default_factory=dict)
+    """Shares of 1: how much each of several searched parameters mattered. Empty: not known."""
     shape: str = ""  #: bowl, flat, edge_low, edge_high, noisy; "": not known.
     advice: tuple[str, ...] = ()  #: What follows from it, in sentences.
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from justright.errors import UsageError
+from justright.searched import Searched, read_searched
 
 DEFAULT_LR = (1e-6, 10.0)
 WIDEST_LR = (1e-8, 1e3)  # what may be tried where the user gave no range
@@ -87,6 +88,8 @@ class StudySpec(BaseModel):
     stall: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Seconds without a sign of life after which an attempt has failed; None: the worker's own."""
     metric: str | None = None  #: The name to look for in a command's output.
+    search: dict[str, Searched] = Field(default_factory=dict)
+    """What is searched beside the rate: settings of a task, and what they may be."""
     like: str | None = Field(default=None, pattern=f"^{NAME_PATTERN}$")
     """An earlier study of a similar task, near whose answer the search begins; or a rate."""
 
@@ -103,6 +106,13 @@ class StudySpec(BaseModel):
     @classmethod
     def _read_range(cls, value: Any) -> Any:
         return parse_range(value) if isinstance(value, str) else value
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _read_search(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            raise ValueError(f"found {values!r}, expected names and what they may be")
+        return {name: read_searched(name, value) for name, value in values.items()}
 
     @field_validator("lr")
     @classmethod

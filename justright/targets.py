@@ -177,6 +177,24 @@ def read_arguments(pairs: Sequence[str]) -> dict[str, Scalar]:
     return arguments
 
 
+def read_search(pairs: Sequence[str]) -> dict[str, str]:
+    """``--search name``, ``name=LOW:HIGH`` or ``name=A,B,C``: the text by name.
+
+    Raises:
+        UsageError: nothing stands after the "=", or one name is given twice.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if (equals and not value) or name in found:
+            raise UsageError(
+                f"--search: found {pair!r}, expected each name once, with LOW:HIGH or A,B,C, for "
+                "example weight_decay=1e-5:0.1, or alone."
+            )
+        found[name] = value
+    return found
+
+
 def _scalar(text: str) -> Scalar:
     try:
         # In brackets, so that neither a comment nor a second line is taken for the end.
@@ -190,13 +208,20 @@ def _scalar(text: str) -> Scalar:
 
 
 def merge(file_values: Mapping[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Flags that were given win over the study file; ``--set`` adds to its ``[set]``."""
+    """Flags that were given win over the study file; those of its tables add to them."""
     merged = dict(file_values)
     for key, value in flags.items():
         if key == "arguments":
             task = dict(merged["task"])
             task["arguments"] = {**task.get("arguments", {}), **value}
             merged["task"] = task
+        elif key == "search":
+            merged[key] = _also(merged.get(key, {}), value)
         elif value is not None:
             merged[key] = value
     return merged
+
+
+def _also(table: Any, more: Mapping[str, str]) -> Any:
+    """What a file says beside what the flags say; what is no table is left to be refused."""
+    return {**table, **more} if isinstance(table, Mapping) else table

@@ -25,6 +25,9 @@ def _is_method(attribute: Any) -> bool:
 class Task:
     """A training whose learning rate is to be found. Subclass it and fill in the methods.
 
+    Of the settings, ``schedule``, ``warmup``, ``weight_decay``, ``momentum`` and ``batch_size`` can
+    be searched beside the rate: ``--search NAME``.
+
     The worker owns the loop: device, schedule, seeds, reports, stopping. All trials of a study see
     the same initial weights and the same batches in the same order, so that learning rates are
     compared on equal terms.
@@ -43,6 +46,14 @@ class Task:
     #: and "cosine" fall to 0; "step" divides by 10 at 50 % and 75 %; "onecycle" rises for 30 % and
     #: falls to 0; "search" lets the study try them all.
     schedule: ScheduleName = "constant"
+    #: The share of the training, from 0 to below 1, in which the rate rises linearly from 0, before
+    #: the schedule. "onecycle" has its own.
+    warmup: float = 0.0
+    #: The optimizer's weight decay; None: its own. Parameter groups that your own optimizer exempts
+    #: with 0 stay exempt.
+    weight_decay: float | None = None
+    #: The optimizer's momentum, of adam and adamw the first beta; None: its own.
+    momentum: float | None = None
     #: The largest norm that a gradient may have, all parameters together; larger ones are scaled
     #: down to it. None: any.
     clip_grad_norm: float | None = None

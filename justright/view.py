@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -89,7 +89,7 @@ def _line(trial: TrialView, snapshot: Snapshot) -> str:
     if trial.best is not None:
         parts.append(f"loss {trial.best:.4g}")
     if trial.params:
-        parts.append(" ".join(f"{key}={value}" for key, value in trial.params.items()))
+        parts.append(_settings(trial.params, "=", " "))
     why = trial.reason if trial.state != TrialState.COMPLETE else ""
     if trial.diagnosis or why:
         parts.append(f"({_why(trial.diagnosis, why)})")
@@ -163,7 +163,8 @@ class TableView:
 def trial_table(snapshot: Snapshot, rows: int) -> Table:
     """The best trial, those that run, and the latest that ended, by number."""
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("trial", "lr", "state", "epoch", "loss", "best"):
+    beside = sorted({name for trial in snapshot.trials for name in trial.params})
+    for name in ("trial", "lr", *beside, "state", "epoch", "loss", "best"):
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     table.add_column("curve", no_wrap=True)
     table.add_column("why", min_width=8)  # the one column that gives way
@@ -176,6 +177,7 @@ def trial_table(snapshot: Snapshot, rows: int) -> Table:
         table.add_row(
             f"{'★ ' if trial is best else ''}{trial.number + 1}",
             f"{trial.lr:.3g}",
+            *(_setting(trial.params.get(name, "")) for name in beside),
             _state(trial),
             f"{trial.step}/{snapshot.horizon or '?'}",
             "" if trial.loss is None else f"{trial.loss:.4g}",
@@ -239,13 +241,25 @@ def print_answer(snapshot: Snapshot, console: Console | None = None) -> None:
         out.print(f"as good from        {answer.plateau[0]:.3g} to {answer.plateau[1]:.3g}")
     if answer.edge_of_stability:
         out.print(f"diverges from       {answer.edge_of_stability:.3g}")
+    if answer.importance:
+        shares = ", ".join(f"{key} {share:.0%}" for key, share in answer.importance.items())
+        out.print(f"what mattered       {shares}")
     for sentence in answer.advice:
         out.print(f"note                {escape(sentence)}")
     out.print(f"[dim]{summary(answer)}[/]")
 
 
 def _others(answer: Answer) -> str:
-    return escape("".join(f", {key} {value}" for key, value in answer.params.items()))
+    return escape(f", {_settings(answer.params, ' ', ', ')}") if answer.params else ""
+
+
+def _settings(params: Mapping[str, Any], between: str, after: str) -> str:
+    """What a trial has beside its rate, on one line."""
+    return after.join(f"{key}{between}{_setting(value)}" for key, value in params.items())
+
+
+def _setting(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def summary(answer: Answer) -> str:

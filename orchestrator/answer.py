@@ -238,6 +238,10 @@ def as_note(answer: Answer, task: str) -> str:
         lines.append(f"* plateau: {answer.plateau[0]:.3g} to {answer.plateau[1]:.3g}")
     if answer.edge_of_stability:
         lines.append(f"* edge of stability: {answer.edge_of_stability:.3g}")
+    lines += [f"* {name}: {value}" for name, value in answer.params.items()]
+    if answer.importance:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in answer.importance.items())
+        lines.append(f"* what mattered: {shares}")
     lines += [f"* {sentence}" for sentence in answer.advice]
     counts = ", ".join(f"{count} {name}" for name, count in answer.trials.items())
     lines.append(f"* trials: {counts}; {answer.epochs} epochs in {answer.seconds:g} s")

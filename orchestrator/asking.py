@@ -60,6 +60,13 @@ class Asking:
             return self.ask(space)
         return None
 
+    def replicates(self, space: dict[str, BaseDistribution], most: int) -> tuple[Proposal, ...]:
+        """The next replicates that are missing, at most so many."""
+        found: list[Proposal] = []
+        while len(found) < most and (proposal := self.replicate(space)) is not None:
+            found.append(proposal)
+        return tuple(found)
+
     def missing_replicates(self, trials: Sequence[FrozenTrial]) -> list[tuple[FrozenTrial, int]]:
         """The best rates with other seeds, one seed after the other, as far as not asked yet.
 

@@ -8,6 +8,8 @@ never went on are pruned.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import optuna
@@ -23,6 +25,7 @@ from orchestrator.asking import Asking
 from orchestrator.curve_model import Curve
 from orchestrator.planner import Plan, Planner
 from orchestrator.policy import Expected, Policy, Proposal, Round, originals
+from orchestrator.sampling import Distributions
 
 _REPORTED = 0.5  # share of the first rates that must have reported before any goes on
 _FEW = 16  # rates that a search begins, about
@@ -42,15 +45,23 @@ class FreezeThawPolicy(Policy):
         inspection: Inspection,
         lr_range: tuple[float, float],
         hint: float | None = None,
+        *,
+        fixed: Mapping[str, Any] | None = None,
+        beside: Distributions | None = None,
     ) -> None:
-        """``hint``: the best rate of a study of a similar task."""
+        """``hint``: the best rate of a study of a similar task.
+
+        ``beside``: what is searched beside the rate, by others, and here ``fixed``. Trials of
+        theirs are not looked at.
+        """
         self._asking = Asking(study, storage, spec)
         self._spec, self._inspection, self._hint = spec, inspection, hint
+        self._fixed, self._beside = dict(fixed or {}), dict(beside or {})
         self.narrow(lr_range)
 
     def narrow(self, lr_range: tuple[float, float]) -> None:
         low, high = lr_range if self._spec.lr else WIDEST_LR
-        self._space = {"lr": FloatDistribution(low, high, log=True)}
+        self.distribution = FloatDistribution(low, high, log=True)
         assert self._inspection.epochs is not None
         assert self._inspection.initial_loss is not None
         self._planner = Planner(
@@ -68,6 +79,8 @@ class FreezeThawPolicy(Policy):
         """The trials that search, by their decades on the planner's grid."""
         found: dict[float, FrozenTrial] = {}
         for trial in originals(self._asking.asked()):
+            if ledger.BESIDE in trial.user_attrs:
+                continue
             found[self._planner.nearest(math.log10(trial.params["lr"]))] = trial
         return found
 
@@ -125,7 +138,9 @@ class FreezeThawPolicy(Policy):
             capacity=lanes * (workers + len(_jobs(trials))),
             new=self._spec.trials - len(trials),
         )
-        return Round() if plan is None else self._round(plan, trials)
+        if plan is not None:
+            return self._round(plan, trials)
+        return Round() if busy else self._replicates(lanes)
 
     def _round(self, plan: Plan, trials: dict[float, FrozenTrial]) -> Round:
         thaw = tuple(trials[x].number for x in plan.rates if x in trials)
@@ -133,29 +148,33 @@ class FreezeThawPolicy(Policy):
         return Round(plan.until, new, thaw)
 
     def _start(self, decades: float, until: int) -> Proposal:
-        space = self._space["lr"]
+        space = self.distribution
         rate = min(max(float(f"{10**decades:.6g}"), space.low), space.high)
-        self._asking.fix({"lr": rate}, {ledger.UNTIL: until})
-        return self._asking.ask({"lr": space})
+        self._asking.fix({"lr": rate, **self._fixed}, {ledger.UNTIL: until})
+        return self._asking.ask(self._space)
+
+    @property
+    def _space(self) -> Distributions:
+        return {"lr": self.distribution, **self._beside}
 
     def _replicates(self, lanes: int) -> Round:
-        new: list[Proposal] = []
-        while len(new) < lanes:
-            proposal = self._asking.replicate({"lr": self._space["lr"]})
-            if proposal is None:
-                break
-            new.append(proposal)
-        return Round(new=tuple(new))
+        return Round(new=self._asking.replicates(self._space, lanes))
 
     def _settled(self) -> bool:
         return self._planner.settled(self._curves(self._by_rate()))
 
     def finished(self) -> str | None:
+        over = self.over
+        missing = over and self._asking.missing_replicates(self._asking.asked())
+        return None if missing else over
+
+    @property
+    def over(self) -> str | None:
+        """Why no further rate is trained, asked while none is in training; None: it goes on."""
         if self._settled():
-            asked = self._asking.asked()
-            return None if self._asking.missing_replicates(asked) else "converged"
+            return "converged"
         trials = self._by_rate()
-        if len(trials) < len(self._planner.probes(self._spec.trials)):
+        if len(trials) < len(self._planner.probes(self._spec.trials)) or self._busy(trials):
             return None
         plan = self._planner.plan(
             self._curves(trials),
@@ -170,7 +189,7 @@ class FreezeThawPolicy(Policy):
     def judge(self, trial: FrozenTrial) -> str | None:
         return None  # rungs are short: what is not promising stays frozen
 
-    def expect(self, lr: float, loss: float) -> Expected | None:
+    def expect(self, lr: float, loss: float, params: Mapping[str, Any]) -> Expected | None:
         curves = self._curves(self._by_rate())
         if not curves:
             return None
@@ -182,9 +201,15 @@ class FreezeThawPolicy(Policy):
         gained = max((self._inspection.initial_loss or loss) - loss, 0.0)
         return Expected((min(lr, 10**low), max(lr, 10**high)), spread * gained)
 
-    def recommend(self) -> float | None:
+    def recommend(self) -> dict[str, Any] | None:
+        rate = self.best_rate
+        return None if rate is None else {"lr": rate, **self._fixed}
+
+    @property
+    def best_rate(self) -> float | None:
+        """The rate with the lowest expected regret; None: nothing is known."""
         curves = self._curves(self._by_rate())
-        return 10 ** self._planner.outlook(curves).best if curves else None
+        return float(10 ** self._planner.outlook(curves).best) if curves else None
 
 
 def _diverged(trial: FrozenTrial) -> bool:

@@ -41,6 +41,7 @@ TIDIED = "tidied"  #: whether all were told that the study has ended
 JOB = "job"  #: id of the job that carries it
 UNTIL = "until"  #: the step that it is to be trained to at present; absent: the horizon
 REPLICATE_OF = "replicate_of"  #: number of the trial whose rate it repeats
+BESIDE = "beside"  #: present: it searches settings beside the rate
 STOPPING = "stopping"  #: why it was told to stop
 DIVERGED = "diverged"  #: why it counts as diverged
 WHY = "reason"  #: why it was pruned

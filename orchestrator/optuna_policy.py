@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -17,6 +18,7 @@ from orchestrator.policy import Policy, Proposal, Round, originals
 from orchestrator.sampling import (
     LEARNS_NOTHING,
     TPE_STARTUP,
+    beside_the_rate,
     make_pruner,
     make_sampler,
     search_space,
@@ -40,11 +42,12 @@ class OptunaPolicy(Policy):
         self._study, self._asking = study, Asking(study, storage, spec)
         self._spec, self._inspection = spec, inspection
         study.pruner = make_pruner(spec, inspection.epochs, inspection.initial_loss)
+        self._beside = beside_the_rate(spec, inspection.search_schedule)
         self.narrow(lr_range)
 
     def narrow(self, lr_range: tuple[float, float]) -> None:
         self._starts = start_rates(self._spec, lr_range)
-        self._space = search_space(lr_range, self._inspection.search_schedule)
+        self._space = search_space(lr_range, self._beside)
         asked = len(self._asking.asked())
         self._study.sampler = make_sampler(self._spec, self._space, asked)
 
@@ -99,14 +102,14 @@ class OptunaPolicy(Policy):
     def finished(self) -> str | None:
         return "trials" if self.exhausted else None
 
-    def recommend(self) -> float | None:
+    def recommend(self) -> dict[str, Any] | None:
         trials = originals(self._asking.asked())
         complete = [t for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
         if complete:
-            return float(min(complete, key=lambda t: t.value or 0.0).params["lr"])
+            return dict(min(complete, key=lambda t: t.value or 0.0).params)
         seen = [t for t in trials if t.intermediate_values and ledger.DIVERGED not in t.user_attrs]
         lowest = min(seen, key=lambda t: min(t.intermediate_values.values()), default=None)
-        return None if lowest is None else float(lowest.params["lr"])
+        return None if lowest is None else dict(lowest.params)
 
     def _searching(self, trials: Sequence[FrozenTrial]) -> bool:
         """Whether there are rates to ask for, or to wait for."""

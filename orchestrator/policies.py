@@ -12,6 +12,8 @@ from justright.spec import StudySpec
 from orchestrator.freeze_thaw import FreezeThawPolicy
 from orchestrator.optuna_policy import OptunaPolicy
 from orchestrator.policy import Policy
+from orchestrator.rate_first import RateFirstPolicy
+from orchestrator.sampling import beside_the_rate
 
 
 def make_policy(
@@ -22,7 +24,7 @@ def make_policy(
     lr_range: tuple[float, float],
     hint: float | None = None,
 ) -> Policy:
-    """Freeze and thaw for a task of which only the rate is searched, else Optuna's samplers.
+    """Freeze and thaw for a task, then what is searched beside the rate; else Optuna's samplers.
 
     Objectives and programs own their loops, which cannot pause: they are only ever stopped.
     ``hint``: the best rate of a study of a similar task, where the search begins if it can.
@@ -31,6 +33,9 @@ def make_policy(
     initial = inspection.initial_loss
     pauses = inspection.kind == "task" and inspection.epochs is not None
     known = initial is not None and math.isfinite(initial)
-    if automatic and pauses and known and not inspection.search_schedule:
+    if automatic and pauses and known:
+        beside = beside_the_rate(spec, inspection.search_schedule)
+        if beside:
+            return RateFirstPolicy(study, storage, spec, inspection, lr_range, beside, hint)
         return FreezeThawPolicy(study, storage, spec, inspection, lr_range, hint)
     return OptunaPolicy(study, storage, spec, inspection, lr_range)

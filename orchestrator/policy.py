@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,10 +71,11 @@ class Policy(ABC):
         """From now on, search in this range only."""
 
     @abstractmethod
-    def recommend(self) -> float | None:
-        """The rate that it would answer if it stopped now; None: nothing is known."""
+    def recommend(self) -> dict[str, Any] | None:
+        """What it would answer if it stopped now: the rate as ``lr``, and what else it searches.
+        None: nothing is known."""
 
-    def expect(self, lr: float, loss: float) -> Expected | None:
+    def expect(self, lr: float, loss: float, params: Mapping[str, Any]) -> Expected | None:
         """What to expect about an answer; None: no more than what its trials tell."""
         return None
 

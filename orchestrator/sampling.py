@@ -21,23 +21,39 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from justright.errors import StorageError
+from justright.searched import DEFAULTS, Searched
 from justright.spec import KNOWN_GOOD_LR, StudySpec
 from orchestrator import ledger
 from orchestrator.zoom import RESOLUTION, HopelessPruner, ZoomSampler
 
 LEARNS_NOTHING = frozenset({"random", "qmc", "grid"})  #: Samplers that look at no result.
 TPE_STARTUP = 10  #: Trials that TPE, and GP, draw at random first.
-SCHEDULES = ("constant", "linear", "cosine", "step", "onecycle")
+_GRID = 3  # values of a range beside the rate, in a grid
 
 Distributions = dict[str, BaseDistribution]
 
 
-def search_space(lr_range: tuple[float, float], search_schedule: bool) -> Distributions:
-    """What is searched: the rate on a log scale and, if the task wants it, the schedule."""
-    space: Distributions = {"lr": FloatDistribution(*lr_range, log=True)}
+def search_space(
+    lr_range: tuple[float, float], beside: Distributions | None = None
+) -> Distributions:
+    """What is searched: the rate on a log scale, and what else."""
+    return {"lr": FloatDistribution(*lr_range, log=True), **(beside or {})}
+
+
+def beside_the_rate(spec: StudySpec, search_schedule: bool) -> Distributions:
+    """What is searched beside the rate: by the spec, and the schedule if the task wants it."""
+    searched = dict(spec.search)
     if search_schedule:
-        space["schedule"] = CategoricalDistribution(SCHEDULES)
-    return space
+        searched.setdefault("schedule", DEFAULTS["schedule"])
+    return {name: _distribution(searched[name]) for name in sorted(searched)}
+
+
+def _distribution(searched: Searched) -> BaseDistribution:
+    if searched.choices:
+        return CategoricalDistribution(searched.choices)
+    assert searched.low is not None
+    assert searched.high is not None
+    return FloatDistribution(searched.low, searched.high, log=searched.log)
 
 
 def start_rates(spec: StudySpec, lr_range: tuple[float, float]) -> list[float]:
@@ -112,12 +128,21 @@ def _lr_range(space: Distributions) -> tuple[float, float]:
 
 def _grid(spec: StudySpec, space: Distributions, starts: int) -> dict[str, list[Any]]:
     """As many points as the study has trials to spend, evenly on the log scale, ends included."""
-    schedules = [*SCHEDULES] if "schedule" in space else []
-    count = max(2, (spec.trials - starts) // max(1, len(schedules)))
-    low, high = _lr_range(space)
-    rates = [low * (high / low) ** (i / (count - 1)) for i in range(count)]
-    rates[-1] = high
-    return {"lr": rates} | ({"schedule": schedules} if schedules else {})
+    beside = {name: _values(space[name], _GRID) for name in space if name != "lr"}
+    others = math.prod(len(values) for values in beside.values())
+    return {"lr": _values(space["lr"], max(2, (spec.trials - starts) // others)), **beside}
+
+
+def _values(distribution: BaseDistribution, count: int) -> list[Any]:
+    """All choices, or so many values of a range, ends included."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    assert isinstance(distribution, FloatDistribution)
+    low, high = distribution.low, distribution.high
+    shares = [i / (count - 1) for i in range(count - 1)]
+    if distribution.log:
+        return [*(low * (high / low) ** share for share in shares), high]
+    return [*(low + (high - low) * share for share in shares), high]
 
 
 def _need(package: str, extra: str) -> None:

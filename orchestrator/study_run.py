@@ -6,6 +6,7 @@ outside (jobs, decisions) are returned or collected, never done here: the reconc
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -43,16 +44,22 @@ from orchestrator import ledger
 from orchestrator.answer import as_note, make_answer
 from orchestrator.notes import save_note
 from orchestrator.policies import make_policy
-from orchestrator.policy import Policy
+from orchestrator.policy import Policy, originals
+from orchestrator.sampling import beside_the_rate
 from orchestrator.trial_book import TrialBook
 from orchestrator.trial_record import TrialRecord
 from orchestrator.verdict import with_words
+from orchestrator.worth import importance
 
 T = TypeVar("T")
 
 _ASK_EVERY = 2.0  # seconds between what a snapshot asks of the search
 _HOPELESS = 3  # failed trials, most of all and none complete, until the study gives up
 _REFUSED = 8  # refused submissions that are remembered
+_NOT_SEARCHED = (
+    "--search is for subclasses of justright.Task. An objective suggests its other parameters "
+    "itself, and a program takes only the rate: leave --search out."
+)
 _NOTE_TIME = 2.0  # seconds at work that a kill of the orchestrator may forget
 
 
@@ -89,7 +96,7 @@ class StudyRun:
         self._noted = self._spent
         self._since: float | None = None  #: Clock at which ``_spent`` was right; None: at rest.
         self._policy: Policy | None = None
-        self._said: tuple[str, float, Any] = ("", 0.0, None)
+        self._said: dict[str, tuple[Any, float, Any]] = {}
         self._hint: float | None = attributes.get(ledger.HINT)
         self._load(attributes)
 
@@ -196,7 +203,8 @@ class StudyRun:
     def _inspection_job(self, job: str, lanes: int | None) -> Job:
         self._inspecting_job = job
         self._set(ledger.JOB, job)
-        return self._job(job, ()).model_copy(update={"lanes": lanes, "most": self.spec.trials})
+        look = {"lanes": lanes, "most": self.spec.trials, "search": tuple(self.spec.search)}
+        return self._job(job, ()).model_copy(update=look)
 
     def _job(self, job: str, works: tuple[TrialWork, ...]) -> Job:
         return Job(
@@ -332,6 +340,9 @@ class StudyRun:
         self._policy = None
         if not self.active:
             return
+        if self.spec.search and inspection.kind != "task":
+            self.fail(Failure(kind=FailureKind.USAGE, message=_NOT_SEARCHED))
+            return
         lr_range = self._range or self.spec.lr_range
         try:
             self._policy = make_policy(
@@ -399,8 +410,8 @@ class StudyRun:
             return None
         return self._policy.finished()
 
-    def recommend(self) -> float | None:
-        """The rate that it would answer now."""
+    def recommend(self) -> dict[str, Any] | None:
+        """What it would answer now: the rate as ``lr``, and what else is searched."""
         return self._policy.recommend() if self._policy is not None else None
 
     def note_time(self) -> None:
@@ -491,19 +502,36 @@ class StudyRun:
             target=self.spec.target,
         )
         results = [record.result() for record in self.trials]
-        return with_words(self._with_expectations(answer), self.spec, results)
+        answer = self._with_expectations(answer)
+        return with_words(
+            answer.model_copy(update={"importance": self._importance()}), self.spec, results
+        )
+
+    def _importance(self) -> dict[str, float]:
+        """How much each of several parameters mattered. For the final answer: it takes a second."""
+        if self.inspection is None or self.active:
+            return {}
+        beside = beside_the_rate(self.spec, self.inspection.search_schedule)
+        if not beside:
+            return {}
+        trials = originals(self._study.get_trials(deepcopy=False))
+        rate = next((t.distributions["lr"] for t in trials if "lr" in t.distributions), None)
+        if rate is None:
+            return {}
+        return importance(trials, {"lr": rate, **beside}, self.spec.seed)
 
     def _with_expectations(self, answer: Answer) -> Answer:
         """What the search knows beyond the trials that have come to their end."""
         if answer.best_lr is None:
             # No training has come to its end yet, but what has been seen speaks for a rate.
             promising = any(r.best is not None and not r.diverged for r in self.trials)
-            rate = self._lately("rate", self.recommend) if promising else None
-            return answer.model_copy(update={"best_lr": rate})
+            found = (self._lately("rate", self.recommend) if promising else None) or {}
+            others = {name: value for name, value in found.items() if name != "lr"}
+            return answer.model_copy(update={"best_lr": found.get("lr"), "params": others})
         if self._policy is None or answer.loss is None:
             return answer
-        ask = partial(self._policy.expect, answer.best_lr, answer.loss)
-        expected = self._lately(f"at {answer.best_lr}", ask)
+        ask = partial(self._policy.expect, answer.best_lr, answer.loss, answer.params)
+        expected = self._lately("expected", ask, answer.best_lr)
         if expected is None:
             return answer
         changes: dict[str, Any] = {"plateau": expected.plateau}
@@ -512,13 +540,13 @@ class StudyRun:
             changes["loss_interval"] = (answer.loss - half, answer.loss + half)
         return answer.model_copy(update=changes)
 
-    def _lately(self, key: str, ask: Callable[[], T]) -> T:
+    def _lately(self, what: str, ask: Callable[[], T], about: Any = None) -> T:
         """What the search said a moment ago: a snapshot must cost less than a decision. The last
         answer is asked anew."""
-        known, since, found = self._said
-        if not self.active or known != key or self._clock() - since >= _ASK_EVERY:
+        known, since, found = self._said.get(what, (None, -math.inf, None))
+        if not self.active or known != about or self._clock() - since >= _ASK_EVERY:
             found = ask()
-            self._said = (key, self._clock(), found)
+            self._said[what] = (about, self._clock(), found)
         return cast(T, found)
 
     def take_decisions(self) -> dict[int, Decision]:

@@ -16,10 +16,11 @@ from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import TrialState
 
 from justright.messages import Inspection
+from justright.searched import SCHEDULES
 from justright.spec import StudySpec, TaskRef
 from orchestrator import ledger
 from orchestrator.optuna_policy import OptunaPolicy
-from orchestrator.sampling import SCHEDULES, EndlessGrid, LearnsFromAll, start_rates
+from orchestrator.sampling import EndlessGrid, LearnsFromAll, start_rates
 from orchestrator.zoom import ZoomSampler
 from tests.twin import HORIZON, bowl
 

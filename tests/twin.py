@@ -109,7 +109,7 @@ class TwinWorker:
 
     def _one_step(self, job: Job, work: TrialWork) -> None:
         step = self.steps[work.number] = self.steps[work.number] + 1
-        loss = self.loss(work.lr, step)
+        loss = self.loss_of(work, step)
         base = {"study": job.study, "trial": work.number, "attempt": work.attempt, "step": step}
         until = min(job.until or HORIZON, HORIZON)
         found = self.broker.exchange([Report(loss=loss, **base)], job.study, [work.number])
@@ -123,6 +123,9 @@ class TwinWorker:
         elif told:
             kind = OutcomeKind.PAUSED if told == "pause" else OutcomeKind.STOPPED
             self._end(Outcome(kind=kind, **base))
+
+    def loss_of(self, work: TrialWork, step: int) -> float | None:
+        return self.loss(work.lr, step)
 
     def _end(self, outcome: Outcome) -> None:
         self.broker.exchange([outcome])

@@ -23,6 +23,14 @@ class Batches(Protocol):
 
     def __len__(self) -> int: ...
 
+    def of_size(self, batch_size: int) -> Batches:
+        """The same data, which are not copied, in batches of another size.
+
+        Raises:
+            TaskError: the user's own DataLoader decides that.
+        """
+        ...
+
 
 class TensorBatches:
     """Tensors that stay on the device; a batch is an index into them."""
@@ -36,6 +44,9 @@ class TensorBatches:
         # A last batch of one sample makes BatchNorm raise in training.
         lonely = shuffle and count > batch_size and count % batch_size == 1
         self._count = count - 1 if lonely else count
+
+    def of_size(self, batch_size: int) -> TensorBatches:
+        return TensorBatches(self._inputs, self._targets, batch_size, self._shuffle)
 
     def __len__(self) -> int:
         return -(-self._count // self._batch_size)
@@ -65,6 +76,9 @@ class Ahead:
     def __len__(self) -> int:
         return len(self._batches)
 
+    def of_size(self, batch_size: int) -> Ahead:
+        return Ahead(self._batches.of_size(batch_size), self._device)
+
     def __iter__(self) -> Iterator[Batch]:
         ready: Batch | None = None
         for batch in self._batches:
@@ -93,8 +107,22 @@ class Ahead:
 class LoaderBatches:
     """A DataLoader whose batches are moved to the device."""
 
-    def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
-        self._loader, self._device = loader, device
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        device: torch.device,
+        again: Callable[[int], DataLoader[Any]] | None = None,
+    ) -> None:
+        """``again``: the same loader with another batch size; None: it is the user's own."""
+        self._loader, self._device, self._again = loader, device, again
+
+    def of_size(self, batch_size: int) -> LoaderBatches:
+        if self._again is None:
+            raise TaskError(
+                "the batch size is that of the DataLoader which train_data() returns: to search "
+                "it, return the Dataset, or a pair of tensors."
+            )
+        return LoaderBatches(self._again(batch_size), self._device, self._again)
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -145,11 +173,12 @@ def as_batches(
             ) from None
         if count == 0:
             raise TaskError(f"{what}() returned an empty {_describe(data)}.")
-        lonely = shuffle and count > batch_size > 1 and count % batch_size == 1
-        loader: DataLoader[Any] = DataLoader(
-            data, batch_size=batch_size, shuffle=shuffle, drop_last=lonely
-        )
-        return LoaderBatches(loader, device)
+
+        def load(size: int) -> DataLoader[Any]:
+            lonely = shuffle and count > size > 1 and count % size == 1
+            return DataLoader(data, batch_size=size, shuffle=shuffle, drop_last=lonely)
+
+        return LoaderBatches(load(batch_size), device, load)
     if isinstance(data, (tuple, list)) and len(data) == 2:
         inputs, targets = (_tensor(part) for part in data)
         if inputs is not None and targets is not None:

@@ -227,7 +227,7 @@ class JobRunner:
     def _inspect(self, job: Job) -> Inspection:
         what = self._load(job)
         if isinstance(what, TaskTrainer):
-            details = what.inspect(job.seed)
+            details = what.inspect(job.seed, job.search)
             plan = self._plan(what, job)
             return Inspection(
                 study=job.study,
@@ -453,8 +453,10 @@ def next_group(running: Sequence[_Running], plan: LanePlan) -> list[_Running]:
     def place(one: _Running) -> tuple[int, int]:
         return one.training.epoch, one.training.batch
 
+    def batches(one: _Running) -> tuple[int, int]:
+        return one.attempt.work.seed, one.training.batch_size
+
     lead = min(running, key=place)
-    seed = lead.attempt.work.seed
-    equals = [o for o in running if place(o) == place(lead) and o.attempt.work.seed == seed]
+    equals = [o for o in running if (place(o), batches(o)) == (place(lead), batches(lead))]
     group = equals[: plan.stack]
     return group if len(group) >= plan.fuse_from else [lead]

@@ -28,12 +28,24 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 }
 
 
-def schedule(name: str) -> Callable[[float], float]:
+def schedule(name: str, warmup: float = 0.0) -> Callable[[float], float]:
     """The schedule of that name: progress in [0, 1) to a factor.
+
+    ``warmup``: the share of the training in which the factor rises linearly from 0 (Goyal et al.
+    2017); the schedule fills the rest. "onecycle" has a warm-up of its own, and no other.
 
     Raises:
         TaskError: there is none.
     """
     if name not in SCHEDULES:
         raise TaskError(f"schedule = {name!r}, expected one of {', '.join(SCHEDULES)} or search.")
-    return SCHEDULES[name]
+    after = SCHEDULES[name]
+    if not warmup or name == "onecycle":
+        return after
+
+    def factor(progress: float) -> float:
+        if progress < warmup:
+            return progress / warmup
+        return after((progress - warmup) / (1 - warmup))
+
+    return factor

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,11 +22,11 @@ from justright.errors import TaskError
 from justright.messages import TrialWork
 from justright.task import Task
 from worker.data import Batches, as_batches
+from worker.hyperparameters import hyperparameters, in_force, make_optimizer
 from worker.lanes import FusedLanes, Lanes, OneLane
 from worker.loading import user_code
 from worker.loss_scale import LossScale
 from worker.randomness import seed_for, set_random_state
-from worker.schedules import schedule
 from worker.trial import TrialTraining
 
 _CHECK_EVERY = 64  # batches between looks at the loss: each look waits for the device
@@ -75,6 +75,7 @@ class TaskTrainer:
         self._half = _half_type(task.precision)
         _be_deterministic(bool(task.deterministic))
         self._train = self._batches(task.train_data, "train_data", shuffle=True)
+        self._sizes = {task.batch_size: self._train}  #: The training data, by batch size.
         self._validation: Batches | None = None
         held_out = user_code(task.validation_data)
         if held_out is not None:
@@ -119,6 +120,12 @@ class TaskTrainer:
             f"moving what {what}() returned to {self.device}",
         )
 
+    def _train_in(self, size: int) -> Batches:
+        """The training data in batches of a size."""
+        if size not in self._sizes:
+            self._sizes[size] = self._train.of_size(size)
+        return self._sizes[size]
+
     @property
     def training_batches(self) -> Batches:
         """The training data."""
@@ -140,16 +147,16 @@ class TaskTrainer:
                 f"model() returned a {type(model).__name__}, expected a torch.nn.Module."
             )
         user_code(lambda: model.to(self.device), f"moving the model to {self.device}")
-        optimizer = self._optimizer(model, work.lr)
+        chosen = hyperparameters(self.task, work)
+        optimizer = make_optimizer(self.task, model, work.lr, chosen)
         rates = [float(group["lr"]) for group in optimizer.param_groups]
-        chosen = str(work.params.get("schedule", self.task.schedule))
-        if chosen == "search":  # a look at the task, not a trial of the study
-            chosen = "constant"
         scale = LossScale() if self._half is torch.float16 else None
-        return TrialTraining(work, model, optimizer, rates, schedule(chosen), scale)
+        factor, size = chosen.factor(), chosen.batch_size
+        return TrialTraining(work, model, optimizer, rates, factor, size, scale)
 
     def lanes(self, trials: Sequence[TrialTraining]) -> Lanes:
-        """These trials, all at the same step and of the same seed, to be trained side by side."""
+        """These trials, all at the same step, of the same seed and batch size, to be trained side
+        by side."""
         self._use_threads(len(trials))
         kind = OneLane if len(trials) == 1 else FusedLanes
         return kind(trials, self._loss, self.task.clip_grad_norm)
@@ -213,9 +220,10 @@ class TaskTrainer:
         lanes.train(True)
         lead = lanes.trials[0]
         epoch, first, seen = lead.epoch, lead.batch, lead.seen
-        steps = len(self._train)
+        train = self._train_in(lead.batch_size)
+        steps = len(train)
         seed_for(lead.work.seed, epoch + 1)
-        batches = enumerate(self._train)
+        batches = enumerate(train)
         for _ in islice(batches, first):
             pass  # the same order again, up to where it was interrupted
         if lead.random:
@@ -275,41 +283,16 @@ class TaskTrainer:
             return f"the loss was {loss:.3g} in epoch {epoch}, untrained it is {initial:.3g}"
         return ""
 
-    def _optimizer(self, model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
-        choice = self.task.optimizer
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        if not parameters:
-            raise TaskError("model() has no parameter that can be trained.")
-        if choice == "sgd":
-            return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
-        if choice == "adam":
-            return torch.optim.Adam(parameters, lr=lr)
-        if choice == "adamw":
-            return torch.optim.AdamW(parameters, lr=lr)
-        if not callable(choice):
-            raise TaskError(
-                f"optimizer = {choice!r}, expected sgd, adam, adamw or a callable "
-                "(parameters, lr) -> torch.optim.Optimizer."
-            )
-        # Reached through the class, a plain function would arrive bound to the task.
-        factory = getattr(choice, "__func__", choice)
-        optimizer = user_code(lambda: factory(parameters, lr))
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TaskError(
-                f"optimizer(...) returned a {type(optimizer).__name__}, expected a "
-                "torch.optim.Optimizer."
-            )
-        return optimizer
-
     # -- a look at the task ---------------------------------------------------------------------
 
-    def inspect(self, seed: int) -> dict[str, bool | int | float | str]:
+    def inspect(
+        self, seed: int, searched: Sequence[str] = ()
+    ) -> dict[str, bool | int | float | str]:
         """Try the task on one batch of each kind, so that what does not fit shows at once.
 
-        Returns what people like to know about it. Sets ``initial_loss``.
+        ``searched``: settings that trials will have other values of. Returns what people like to
+        know about it, the settings in force included. Sets ``initial_loss``.
         """
-        if self.task.schedule != "search":
-            schedule(self.task.schedule)
         trial = self.start(TrialWork(number=0, lr=1e-8, seed=seed, attempt=1))
         trial.model.train()
         inputs, targets = self._first_batch()
@@ -326,13 +309,28 @@ class TaskTrainer:
         user_code(lambda: loss.backward(), "the backward pass")  # type: ignore[no-untyped-call]
         user_code(trial.optimizer.step, "the optimizer's step")
         self.measure_initial_loss(seed)
-        return {
+        settings = in_force(hyperparameters(self.task, trial.work), trial.optimizer)
+        settings["optimizer"] = type(trial.optimizer).__name__
+        self._check_searched(searched, settings)
+        return settings | {
             "device": self.device.type,
             "batches": len(self._train),
             "parameters": sum(p.numel() for p in trial.model.parameters()),
-            "optimizer": type(trial.optimizer).__name__,
-            "schedule": self.task.schedule,
         }
+
+    def _check_searched(self, searched: Sequence[str], settings: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            TaskError: the task has no such setting.
+        """
+        for name in searched:
+            if name not in settings:
+                raise TaskError(
+                    f"{name} is to be searched, but the optimizer, {settings['optimizer']}, has "
+                    f"none. Leave out --search {name}."
+                )
+        if "batch_size" in searched:
+            self._train.of_size(1)
 
     def measure_initial_loss(self, seed: int) -> None:
         """Set ``initial_loss``, the validation loss before training; None where not finite."""

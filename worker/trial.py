@@ -21,6 +21,7 @@ class TrialTraining:
     optimizer: torch.optim.Optimizer
     base_rates: list[float]  #: The rate of each parameter group before the schedule's factor.
     factor: Callable[[float], float]  #: The schedule.
+    batch_size: int
     scale: LossScale | None = None  #: For fp16.
     epoch: int = 0  #: Whole ones.
     batch: int = 0  #: Batches of the next epoch that are done.
