@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import optuna
 from rich.console import Console
@@ -214,8 +215,8 @@ def replay(task: CurveTask, policy: str, seed: int, lanes: int) -> Result:
         assert plain is not None
         return plain(study, storage, spec, inspection.epochs, lr_range)
 
-    study_run.make_policy = make_policy if plain is None else make
-    return Replay(task, policy, seed, lanes).result()
+    with patch.object(study_run, "make_policy", make_policy if plain is None else make):
+        return Replay(task, policy, seed, lanes).result()
 
 
 def _job(arguments: tuple[CurveTask, str, int], lanes: int) -> Result:

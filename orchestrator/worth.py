@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 
 import optuna
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator import ledger
@@ -68,6 +67,9 @@ def importance(trials: Sequence[FrozenTrial], space: Distributions, seed: int) -
                 value=trial.value,
             )
         )
+    # Here, as it takes seconds, and most studies do not need it.
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
     evaluator = FanovaImportanceEvaluator(seed=seed)
     found = get_param_importances(lesson, evaluator=evaluator, params=list(space))
     total = sum(found.values())

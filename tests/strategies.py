@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from pydantic import BaseModel
 
+from justright.searched import NAMES as SETTINGS
+from justright.searched import Searched, read_searched
 from justright.spec import NAME_PATTERN, StudySpec, TaskRef
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -35,6 +37,8 @@ def instances(model: type[BaseModel]) -> SearchStrategy[Any]:
     fields = {
         name: values(field.rebuild_annotation()) for name, field in model.model_fields.items()
     }
+    if model is Searched:
+        return st.builds(Searched, choices=_CHOICES) | st.builds(_range_of, _RANGES)
     if model is StudySpec:
         fields |= _SPEC_FIELDS
     return st.builds(model, **fields)
@@ -61,6 +65,10 @@ def values(hint: Any) -> SearchStrategy[Any]:
         return st.sampled_from(hint)
     assert issubclass(hint, BaseModel), f"no strategy for {hint}: add one here"
     return instances(hint)
+
+
+def _range_of(ends: tuple[float, float]) -> Searched:
+    return Searched(low=ends[0], high=ends[1])
 
 
 def _within_limits(hint: Any) -> SearchStrategy[Any]:
@@ -120,8 +128,12 @@ _TASKS = st.builds(TaskRef, target=st.text(), arguments=_ARGUMENTS) | st.builds(
     arguments=_ARGUMENTS,
 )
 _RANGES = st.tuples(RATES, RATES).filter(lambda pair: pair[0] < pair[1])
+_CHOICES = st.lists(st.text(), min_size=2, max_size=3, unique=True).map(tuple)
 # What a validator of the spec asks for beyond the fields' types.
 _SPEC_FIELDS: dict[str, SearchStrategy[Any]] = {
     "lr": st.none() | _RANGES,
     "lanes": st.just("auto") | st.integers(min_value=1),
+    "search": st.dictionaries(st.sampled_from(SETTINGS), st.just(""), max_size=3).map(
+        lambda chosen: {name: read_searched(name, value) for name, value in chosen.items()}
+    ),
 }

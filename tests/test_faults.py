@@ -210,11 +210,11 @@ def await_snapshot(env: dict[str, str], true: Any) -> Snapshot:
     return found[0]
 
 
-def submit_slow(env: dict[str, str], folder: Path, trials: int = 2) -> None:
+def submit_slow(env: dict[str, str], folder: Path, trials: int = 2, pause: float = 0.3) -> None:
     done = justright(
         "submit", f"{folder}/task.py:Tiny", "--name", "s", "--lr", "1e-3:1e-1", "--sampler", "grid",
         "--pruner", "none", "--trials", str(trials), "--lanes", "1", "--set", "fault=nothing",
-        "--set", "pause=0.3",
+        "--set", f"pause={pause}",
         env=env,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -255,7 +255,7 @@ def test_a_drained_worker_saves_and_gives_its_trials_back(
 
 def test_a_paused_study_goes_on_from_its_checkpoints(clean_redis: str, tmp_path: Path) -> None:
     with service(clean_redis, tmp_path) as env:
-        submit_slow(env, tmp_path, trials=3)
+        submit_slow(env, tmp_path, trials=3, pause=1.0)
         await_snapshot(env, lambda s: any(t.step == 1 for t in s.trials))
         assert justright("pause", "s", env=env).returncode == 0
         paused = await_snapshot(

@@ -379,14 +379,14 @@ def test_an_optimizer_of_the_users_own(task: Path, stacks: Stacks, told: Told) -
 # -- who is trained with whom ------------------------------------------------------------------
 
 
-def standing(*trials: tuple[int, int, int]) -> list[Any]:
-    """Trials by (epoch, batch, seed), as far as ``next_group`` looks at them."""
+def standing(*trials: tuple[int, ...]) -> list[Any]:
+    """Trials by (epoch, batch, seed[, batch size]), as far as ``next_group`` looks at them."""
     return [
         SimpleNamespace(
-            training=SimpleNamespace(epoch=epoch, batch=batch),
+            training=SimpleNamespace(epoch=epoch, batch=batch, batch_size=size[0] if size else 32),
             attempt=SimpleNamespace(work=SimpleNamespace(number=number, seed=seed)),
         )
-        for number, (epoch, batch, seed) in enumerate(trials)
+        for number, (epoch, batch, seed, *size) in enumerate(trials)
     ]
 
 
@@ -403,10 +403,12 @@ def standing(*trials: tuple[int, int, int]) -> list[Any]:
         ([(1, 0, 1), (0, 3, 1), (1, 0, 1), (0, 2, 1)], 8, 2, [3]),
         ([(1, 0, 1), (0, 4, 2), (1, 0, 1)], 8, 2, [1]),
         ([(2, 0, 1)], 8, 2, [0]),
+        ([(0, 0, 1, 16), (0, 0, 1, 64), (0, 0, 1, 16), (0, 0, 1, 64)], 8, 2, [0, 2]),
+        ([(1, 0, 1, 16), (0, 2, 1, 64), (1, 0, 1, 16)], 8, 2, [1]),
     ],
 )
 def test_next_group(
-    trials: list[tuple[int, int, int]], stack: int, fuse_from: int, expected: list[int]
+    trials: list[tuple[int, ...]], stack: int, fuse_from: int, expected: list[int]
 ) -> None:
     running = standing(*trials)
     group = next_group(running, LanePlan(lanes=9, stack=stack, fuse_from=fuse_from))

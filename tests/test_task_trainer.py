@@ -118,6 +118,10 @@ def test_the_examples_train(task: str, optimizer: str, batches: int) -> None:
     trial = trainer.start(work(0.01))
     assert details == {
         "device": "cpu",
+        "batch_size": loaded.batch_size,
+        "momentum": 0.9,
+        "warmup": 0.0,
+        "weight_decay": 0.01 if optimizer == "AdamW" else 0.0,
         "batches": batches,
         "parameters": sum(parameter.numel() for parameter in trial.model.parameters()),
         "optimizer": optimizer,
