@@ -18,7 +18,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,10 +112,13 @@ def _lowest(losses: Sequence[float | None]) -> float:
 
 
 def train_together(
-    trainer: TaskTrainer, runs: Sequence[tuple[float, int]]
+    trainer: TaskTrainer,
+    runs: Sequence[tuple[float, int]],
+    params: Mapping[str, Any] | None = None,
 ) -> list[list[float | None]]:
-    """The losses of these (rate, seed) of one seed, trained together."""
-    works = (TrialWork(number=n, lr=lr, seed=s, attempt=1) for n, (lr, s) in enumerate(runs))
+    """The losses of these (rate, seed) of one seed, trained together with these settings."""
+    about = {"params": dict(params or {}), "attempt": 1}
+    works = (TrialWork(number=n, lr=lr, seed=s, **about) for n, (lr, s) in enumerate(runs))
     trials = [trainer.start(work) for work in works]
     losses: list[list[float | None]] = [[_short(trainer.initial_loss)] for _ in trials]
     for trial, result in _epochs(trainer, trials):

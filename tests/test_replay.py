@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks import leave_one_out
 from benchmarks.replay import COSTS, replay
 from benchmarks.replay_curves import CurvesError, CurveTask, read_tasks
+from orchestrator.curve_model import library
 
 HORIZON = 4
 
@@ -127,3 +129,13 @@ def test_an_unknown_policy(tmp_path: Path) -> None:
     done = run(str(write(tmp_path / "c.json.gz", ENTRIES)), "--policy", "best")
     assert done.returncode == 2
     assert "expected one of auto" in done.stderr
+
+
+def test_a_problem_is_left_out_of_its_own_search(task: CurveTask) -> None:
+    whole = library()
+    assert len(leave_one_out.library_without(task.name.split("/")[0]).noise) == len(whole.noise)
+    assert 0 < len(leave_one_out.library_without("wine").noise) < len(whole.noise)
+    judged = leave_one_out.search(task)
+    assert judged[-1].cost == "end"
+    assert judged[-1].regret == replay(task, "auto", seed=0, lanes=1).answer
+    assert all(0 <= one.expected <= 1 and 0 <= one.doubt <= 1 for one in judged)
