@@ -138,9 +138,9 @@ def _epochs(
             lanes = trainer.lanes(trials)
         results = trainer.train_lanes(lanes)
         assert results is not None  # nothing interrupts it
-        pairs = list(zip(trials, results, strict=True))
-        yield from ((trial, result) for trial, result in pairs if not result.diverged)
-        trials = [trial for trial, result in pairs if not result.diverged]
+        going_on = [result for result in results if not result.diverged]
+        yield from ((result.trial, result) for result in going_on)
+        trials = [result.trial for result in going_on]
 
 
 def _short(loss: float | None) -> float | None:

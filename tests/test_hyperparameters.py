@@ -118,8 +118,8 @@ def test_lanes_have_each_their_own(optimizer: str) -> None:
     for _ in range(EPOCHS):
         results = trainer.train_lanes(lanes)
         assert results is not None
-        for own, result in zip(losses, results, strict=True):
-            own.append(result.train_loss)
+        for result in results:
+            losses[result.trial.work.number].append(result.train_loss)
     for params, own in zip(alike, losses, strict=True):
         assert own == pytest.approx(by_hand(optimizer, params), rel=1e-9), params
 

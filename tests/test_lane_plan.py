@@ -407,8 +407,8 @@ def epochs_in_lanes(trainer: TaskTrainer, leave: int | None = None) -> list[list
         for part in parts:
             lanes = trainer.lanes(part)
             assert isinstance(lanes, FusedLanes) or len(part) == 1
-            for trial, result in zip(part, trainer.train_lanes(lanes) or [], strict=True):
-                found[trial.work.number].append(result.loss)
+            for result in trainer.train_lanes(lanes) or []:
+                found[result.trial.work.number].append(result.loss)
     return found
 
 

@@ -156,10 +156,10 @@ def together(
         for inputs, targets in trainer._train:
             gone = (leave or {}).get(done)
             if gone is not None:
-                lanes.keep([i for i, t in enumerate(lanes.trials) if t.work.number != gone])
+                lanes.keep([t for t in lanes.trials if t.work.number != gone])
             losses = lanes.step(inputs, targets, done / (trainer.epochs * per_epoch))
-            for trial, loss in zip(lanes.trials, losses.tolist(), strict=True):
-                found[trial.work.number].append(loss)
+            for trial, loss in lanes.by_trial(losses):
+                found[trial.work.number].append(float(loss))
             done += 1
             if done == steps:
                 break

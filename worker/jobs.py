@@ -379,7 +379,8 @@ class JobRunner:
             return []
         lanes = self._lanes(trainer, [one.training for one in ready])
         results = trainer.train_lanes(lanes, lambda: self._between_batches(ready))
-        return list(zip(ready, results, strict=True)) if results else []
+        whose = {id(one.training): one for one in ready}
+        return [(whose[id(result.trial)], result) for result in results or ()]
 
     def _lanes(self, trainer: TaskTrainer, trials: list[TrialTraining]) -> Lanes:
         """The stack of these trials: the last one, if all of them were in it."""

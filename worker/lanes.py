@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -29,12 +29,29 @@ Loss = Callable[[Forward, Any, Any], torch.Tensor]
 
 
 class Lanes(ABC):
-    """Some trials at the same step, in training."""
+    """Some trials at the same step, in training.
+
+    Which row of a tensor is whose is known here alone: others ask ``by_trial``, and name trials,
+    never rows, where some are to leave.
+    """
 
     def __init__(self, trials: Sequence[TrialTraining], loss: Loss, clip: float | None) -> None:
         """``clip``: the largest norm of a trial's gradient, None: any."""
-        self.trials = list(trials)
+        self._trials = tuple(trials)
         self._loss, self._clip = loss, clip
+
+    @property
+    def trials(self) -> tuple[TrialTraining, ...]:
+        """Those in training, in the order of the rows."""
+        return self._trials
+
+    def by_trial(self, rows: torch.Tensor) -> Iterator[tuple[TrialTraining, torch.Tensor]]:
+        """Each trial with its own of some values, shape (lanes, ...)."""
+        return zip(self._trials, rows.unbind(0), strict=True)
+
+    def rows(self, value: Callable[[TrialTraining], torch.Tensor]) -> torch.Tensor:
+        """A value of each trial, as one tensor of shape (lanes, ...)."""
+        return torch.stack([value(trial) for trial in self._trials])
 
     @abstractmethod
     def gradients(self, inputs: Any, targets: Any) -> tuple[torch.Tensor, Grads]:
@@ -52,16 +69,23 @@ class Lanes(ABC):
     def losses(self, inputs: Any, targets: Any) -> torch.Tensor:
         """The losses on one batch, in evaluation mode: shape (lanes,)."""
 
-    @abstractmethod
-    def keep(self, chosen: Sequence[int]) -> None:
-        """Let all lanes leave but these, by their place."""
+    def keep(self, chosen: Collection[TrialTraining]) -> None:
+        """Let all trials leave but these. What stays is in the order that it was in."""
+        wanted = {id(trial) for trial in chosen}
+        kept = tuple(trial for trial in self._trials if id(trial) in wanted)
+        if len(kept) < len(self._trials):
+            self._trials = kept
+            self._after_leaving()
 
-    def take(self, trials: Sequence[TrialTraining]) -> bool:
-        """Go on with these, if all of them are here: the others leave."""
-        places = {id(trial): place for place, trial in enumerate(self.trials)}
-        if not all(id(trial) in places for trial in trials):
+    def _after_leaving(self) -> None:
+        """Some trials have left."""
+
+    def take(self, trials: Collection[TrialTraining]) -> bool:
+        """Go on with these, named in any order, if all of them are here: the others leave."""
+        here = {id(trial) for trial in self._trials}
+        if not all(id(trial) in here for trial in trials):
             return False
-        self.keep([places[id(trial)] for trial in trials])
+        self.keep(trials)
         return True
 
     def train(self, on: bool) -> None:
@@ -97,9 +121,6 @@ class OneLane(Lanes):
     def losses(self, inputs: Any, targets: Any) -> torch.Tensor:
         return self._loss(self.trials[0].model, inputs, targets).view(1)
 
-    def keep(self, chosen: Sequence[int]) -> None:
-        self.trials = [self.trials[lane] for lane in chosen]
-
 
 class FusedLanes(Lanes):
     """Trials whose stacked weights take one forward and one backward pass together.
@@ -125,11 +146,9 @@ class FusedLanes(Lanes):
         super().train(on)
         self._model.train(on)
 
-    def keep(self, chosen: Sequence[int]) -> None:
-        if len(chosen) < len(self.trials):
-            self.trials = [self.trials[lane] for lane in chosen]
-            if self.trials:
-                self._restack()
+    def _after_leaving(self) -> None:
+        if self.trials:
+            self._restack()
 
     def gradients(self, inputs: Any, targets: Any) -> tuple[torch.Tensor, Grads]:
         stack = self._stack

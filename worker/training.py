@@ -50,6 +50,7 @@ def pick_device() -> torch.device:
 class EpochResult:
     """What one epoch of one trial gave. ``loss`` is None where it was not finite."""
 
+    trial: TrialTraining  #: Whose it is.
     epoch: int
     loss: float | None
     train_loss: float | None
@@ -174,11 +175,11 @@ class TaskTrainer:
         """One pass over the training data, or the rest of one, then the validation losses.
 
         ``interrupted`` is asked after each batch but the last; once it says so, None is returned,
-        and the trials stand between two batches. Results are in the order of the lanes; those that
-        diverged on the way have left.
+        and the trials stand between two batches. Each result says whose it is; those that diverged
+        on the way have left.
         """
         began = time.perf_counter()
-        trials = list(lanes.trials)
+        trials = lanes.trials
         whole = user_code(lambda: self._pass(lanes, interrupted))
         if not whole:
             spent = (time.perf_counter() - began) / len(trials)
@@ -193,7 +194,7 @@ class TaskTrainer:
 
     def _validated(self, lanes: Lanes) -> dict[int, float]:
         found = user_code(lambda: self.validate(lanes))
-        return {id(trial): loss for trial, loss in zip(lanes.trials, found, strict=True)}
+        return {id(trial): float(loss) for trial, loss in lanes.by_trial(found)}
 
     def _result(self, trial: TrialTraining, losses: dict[int, float], share: float) -> EpochResult:
         """What its epoch gave; the trial stands at the beginning of the next."""
@@ -204,6 +205,7 @@ class TaskTrainer:
         trial.epoch, trial.batch, trial.seen, trial.total = trial.epoch + 1, 0, 0, None
         trial.seconds = 0.0
         return EpochResult(
+            trial=trial,
             epoch=trial.epoch,
             loss=loss if math.isfinite(loss) else None,
             train_loss=train_loss if math.isfinite(train_loss) else None,
@@ -237,12 +239,13 @@ class TaskTrainer:
             totals = totals + losses * count
             seen += count
             last = index + 1 == steps
-            for trial, total in zip(lanes.trials, totals.unbind(0), strict=True):
+            for trial, total in lanes.by_trial(totals):
                 trial.batch, trial.seen, trial.total = index + 1, seen, total
             if last or index % _CHECK_EVERY == _CHECK_EVERY - 1:
-                totals = _drop_diverged(lanes, totals)
+                some = _drop_diverged(lanes, totals)
                 if not lanes.trials:
                     break
+                totals = self._totals(lanes) if some else totals
             if not last and interrupted():
                 return False
         return True
@@ -250,11 +253,12 @@ class TaskTrainer:
     def _totals(self, lanes: Lanes) -> torch.Tensor:
         """The sums of the losses of this epoch so far, shape (lanes,)."""
         zero = torch.zeros((), device=self.device)
-        return torch.stack([zero if t.total is None else t.total for t in lanes.trials])
+        return lanes.rows(lambda trial: zero if trial.total is None else trial.total)
 
     @torch.no_grad()  # not inference_mode: a tensor that the task keeps must serve training, too
-    def validate(self, lanes: Lanes) -> list[float]:
-        """The mean validation losses (over the training data where there is no other)."""
+    def validate(self, lanes: Lanes) -> torch.Tensor:
+        """The mean validation losses (over the training data where there is no other), shape
+        (lanes,)."""
         lanes.train(False)
         total = torch.zeros(len(lanes.trials), device=self.device)
         seen = 0
@@ -262,7 +266,7 @@ class TaskTrainer:
             total = total + lanes.losses(inputs, targets) * len(targets)
             seen += len(targets)
             self.alive()
-        return [float(one) / max(1, seen) for one in total.tolist()]
+        return total.cpu().double() / max(1, seen)
 
     def _loss(self, model: Callable[[Any], Any], inputs: Any, targets: Any) -> torch.Tensor:
         if self._half is None:
@@ -335,9 +339,10 @@ class TaskTrainer:
     def measure_initial_loss(self, seed: int) -> None:
         """Set ``initial_loss``, the validation loss before training; None where not finite."""
         trial = self.start(TrialWork(number=0, lr=1e-8, seed=seed, attempt=1))
-        (loss,) = user_code(
+        found = user_code(
             lambda: self.validate(self.lanes([trial])), "the loss of the model on validation_data()"
         )
+        loss = float(found)
         self.initial_loss = loss if math.isfinite(loss) else None
 
     @property
@@ -363,13 +368,13 @@ def _be_deterministic(on: bool) -> None:
         torch.use_deterministic_algorithms(on)
 
 
-def _drop_diverged(lanes: Lanes, totals: torch.Tensor) -> torch.Tensor:
-    """Let the lanes leave whose sum is not finite; the sums of the others."""
-    good = [lane for lane, fine in enumerate(torch.isfinite(totals).tolist()) if fine]
-    if len(good) == len(lanes.trials):
-        return totals
+def _drop_diverged(lanes: Lanes, totals: torch.Tensor) -> bool:
+    """Let the trials leave whose sum is not finite; whether there were any."""
+    finite = torch.isfinite(totals).cpu()  # one wait for the device, for all of them
+    good = [trial for trial, fine in lanes.by_trial(finite) if fine]
+    some = len(good) < len(lanes.trials)
     lanes.keep(good)
-    return totals[good]
+    return some
 
 
 def _shape(value: Any) -> str:
