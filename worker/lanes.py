@@ -72,13 +72,7 @@ class Lanes(ABC):
     def keep(self, chosen: Collection[TrialTraining]) -> None:
         """Let all trials leave but these. What stays is in the order that it was in."""
         wanted = {id(trial) for trial in chosen}
-        kept = tuple(trial for trial in self._trials if id(trial) in wanted)
-        if len(kept) < len(self._trials):
-            self._trials = kept
-            self._after_leaving()
-
-    def _after_leaving(self) -> None:
-        """Some trials have left."""
+        self._trials = tuple(trial for trial in self._trials if id(trial) in wanted)
 
     def take(self, trials: Collection[TrialTraining]) -> bool:
         """Go on with these, named in any order, if all of them are here: the others leave."""
@@ -146,8 +140,10 @@ class FusedLanes(Lanes):
         super().train(on)
         self._model.train(on)
 
-    def _after_leaving(self) -> None:
-        if self.trials:
+    def keep(self, chosen: Collection[TrialTraining]) -> None:
+        before = len(self.trials)
+        super().keep(chosen)
+        if 0 < len(self.trials) < before:
             self._restack()
 
     def gradients(self, inputs: Any, targets: Any) -> tuple[torch.Tensor, Grads]:
