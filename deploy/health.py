@@ -19,8 +19,8 @@ import sys
 import redis
 
 from justright.broker import Broker
+from justright.brokers.redis import RedisBroker, connect, unavailable
 from justright.errors import JustrightError
-from justright.redis_broker import RedisBroker, connect, unavailable
 from justright.settings import load_settings
 
 _PATIENCE = 8.0  # seconds for the dashboard's answer; the images' HEALTHCHECK allows 10 in all

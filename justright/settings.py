@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     artifacts: SecretStr | None = None  #: Where checkpoints are: a folder, or s3://BUCKET/PATH.
     checkpoint: float = Field(default=30.0, gt=0)  #: Seconds of training between checkpoints.
     grace: float = Field(default=20.0, gt=0)  #: Seconds that a worker has to leave.
+    log: str = "info"  #: Level of the logs (debug, info, warning, error), ``json``, or both.
     dashboard_password: SecretStr | None = None  #: Asked for by the dashboard where it is set.
 
     @property

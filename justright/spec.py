@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from justright.errors import UsageError
-from justright.searched import Searched, read_searched
+from justright.search_space import Searched, read_searched
 
 DEFAULT_LR = (1e-6, 10.0)
 WIDEST_LR = (1e-8, 1e3)  # what may be tried where the user gave no range

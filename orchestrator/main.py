@@ -13,12 +13,12 @@ import uuid
 import redis
 
 from justright.broker import Broker
+from justright.brokers.redis import RedisBroker, connect
 from justright.errors import StorageBusy, StorageError, StorageLost
 from justright.processes import end_within
-from justright.redis_broker import RedisBroker, connect
 from justright.settings import Settings
-from orchestrator.ledger import Ledger, database_failed, open_ledger
 from orchestrator.reconcile import Reconciler
+from orchestrator.storage.ledger import Ledger, database_failed, open_ledger
 
 log = logging.getLogger(__name__)
 

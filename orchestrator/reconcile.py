@@ -37,9 +37,9 @@ from justright.messages import (
 )
 from justright.settings import Settings
 from justright.spec import another_study, differences, read_rate
-from orchestrator import ledger
-from orchestrator.ledger import Ledger
-from orchestrator.study_run import StudyRun
+from orchestrator.storage import ledger
+from orchestrator.storage.ledger import Ledger
+from orchestrator.studies.study_run import StudyRun
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.commands import SECRET
-from tests.servers import Postgres, postgres, postgres_programs, running_redis
+from tests.helpers.commands import SECRET
+from tests.helpers.servers import Postgres, postgres, postgres_programs, running_redis
 
 # No test has a time limit as its claim; on a busy machine one slow example says nothing.
 settings.register_profile("justright", deadline=None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import faulthandler
 import json
-import logging
 import os
 import queue
 import signal
@@ -21,14 +20,15 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from justright.brokers.redis import RedisBroker, connect
+from justright.logs import configure
 from justright.messages import FailureKind, Job, decode_as
 from justright.processes import die_with_parent, keep_freed_memory
-from justright.redis_broker import RedisBroker, connect
 from justright.settings import load_settings
-from worker.permission import Permission, read_permission
+from worker.user_code.permission import Permission, read_permission
 
 if TYPE_CHECKING:
-    from worker.channel import Channel
+    from worker.jobs.channel import Channel
 
 _ALIVE = 0.5  # seconds between two signs of life
 
@@ -40,7 +40,8 @@ def main(descriptor: int, permission: Permission) -> None:
     signal.signal(signal.SIGTERM, _leave_it_to_the_parent(os.getpid()))
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # where does it hang?
     keep_freed_memory()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(message)s")
+    settings = load_settings()
+    configure(settings.log)
     line = _Line(socket.socket(fileno=descriptor))
     line.start()
 
@@ -49,11 +50,10 @@ def main(descriptor: int, permission: Permission) -> None:
     threads = os.environ.get("JUSTRIGHT_THREADS")
     if threads:
         torch.set_num_threads(int(threads))
-    from worker.channel import Channel
-    from worker.jobs import JobRunner
-    from worker.training import pick_device
+    from worker.jobs.channel import Channel
+    from worker.jobs.runner import JobRunner
+    from worker.training.trainer import pick_device
 
-    settings = load_settings()
     url = settings.redis_url.get_secret_value()
     channel = Channel(RedisBroker(connect(url, patient=True)))
     line.serve(channel)

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 from justright.errors import UsageError
 from justright.processes import die_with_parent
 from justright.settings import Settings
-from worker.permission import read_permission
+from worker.user_code.permission import read_permission
 
 if TYPE_CHECKING:
-    from worker.process import Child
+    from worker.parent.child_process import Child
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def _run_one(
     rights: list[str],
     memory: float,
 ) -> int:
-    from worker.process import Child
+    from worker.parent.child_process import Child
 
     # Before anything slow of our own: its import of torch is what a first trial waits for.
     child = Child(environment, rights)
@@ -161,10 +161,10 @@ def _serve(
     child: Child,
     memory: float,
 ) -> int:
+    from justright.brokers.queue import pool_queue
+    from justright.brokers.redis import RedisBroker, connect
     from justright.messages import Hello, WorkerInfo
-    from justright.queue import pool_queue
-    from justright.redis_broker import RedisBroker, connect
-    from worker.warm import Heart, Limits, WarmWorker, await_child
+    from worker.parent.rq_worker import Heart, Limits, WarmWorker, await_child
 
     url = settings.redis_url.get_secret_value()
     connect(url, patient=False).close()  # a wrong address is told at once, not in minutes

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import redis
 
-from justright.local import redis_server
+from justright.local.service import redis_server
 from tests.chaos.proxy import Proxy
-from tests.commands import SECRET
-from tests.servers import free_port
+from tests.helpers.commands import SECRET
+from tests.helpers.servers import free_port
 
 LEASE = 2.0  # seconds; what takes 15 s by default takes 3 here
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -14,13 +14,13 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from justright.brokers.redis import RedisBroker, connect
 from justright.lifecycle import STUDY_FINISHED
 from justright.messages import Submit
-from justright.redis_broker import RedisBroker, connect
 from justright.spec import StudySpec, TaskRef
 from tests.chaos.faults import FAULTS
 from tests.chaos.fleet import ROOT, Fleet
-from tests.commands import SIGNER
+from tests.helpers.commands import SIGNER
 
 TRIALS = 6
 _RANGE = (1e-3, 1e3)

@@ -1,0 +1,398 @@
+"""Redis, as both sides use it: the only place that names a key.
+
+=============================  ======  ==========================================================
+key                            type    content
+=============================  ======  ==========================================================
+justright:commands             stream  clients to orchestrator: submit, cancel, ...; signed
+justright:reports              stream  workers to orchestrator: started, report, outcome, ...
+justright:decisions:STUDY      hash    trial number -> Decision; read by workers as they report
+justright:lease:JOB            string  the worker that trains the job; expires without heartbeats.
+                                       "-": the job was taken back, for good
+justright:begun:JOB            string  who began the job: nobody does so twice
+justright:workers              set     names of workers, some of them perhaps gone
+justright:worker:NAME          string  WorkerInfo; expires without heartbeats
+justright:studies              set     names of studies
+justright:study:STUDY          string  Snapshot, for clients
+justright:leader               string  the orchestrator that is active; expires
+justright:mark                 string  left by the first orchestrator: a Redis without it is empty
+rq:*                           --      RQ's own: the queue of a pool is ``justright-POOL``. Jobs are
+                                       signed
+=============================  ======  ==========================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from justright.broker import AT_MOST, Broker, JobPlace
+from justright.errors import MessageError, RedisUnavailable, UsageError
+from justright.messages import (
+    Command,
+    Decision,
+    Event,
+    Job,
+    Message,
+    Snapshot,
+    WorkerInfo,
+    decode,
+    decode_as,
+)
+from justright.settings import without_password
+from justright.signing import VALID, Signer
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
+K = TypeVar("K")
+
+PREFIX = "justright:"
+COMMANDS = PREFIX + "commands"
+REPORTS = PREFIX + "reports"
+WORKERS = PREFIX + "workers"
+STUDIES = PREFIX + "studies"
+LEADER = PREFIX + "leader"
+MARK = PREFIX + "mark"
+
+DECISIONS_KEPT = 7 * 24 * 3600  #: seconds; longer than any epoch, so that every trial hears it
+
+REVOKED = "-"  #: In the place of a lease's owner.
+
+_NOBODY = (None, REVOKED.encode())
+
+
+def decisions_key(study: str) -> str:
+    return f"{PREFIX}decisions:{study}"
+
+
+def lease_key(job: str) -> str:
+    return f"{PREFIX}lease:{job}"
+
+
+def begun_key(job: str) -> str:
+    return f"{PREFIX}begun:{job}"
+
+
+def worker_key(name: str) -> str:
+    return f"{PREFIX}worker:{name}"
+
+
+def study_key(study: str) -> str:
+    return f"{PREFIX}study:{study}"
+
+
+# Take or keep a lease in one step, that of a job or the leader's: the key is free, or it is ours.
+_HOLD = """
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+# Both sides of a lease: nobody begins a job twice, nobody renews one that was taken back. An owner
+# that asks again, because the first answer was lost on the way, is told the same again.
+_CLAIM = """
+local begun = redis.call('GET', KEYS[2])
+if begun and begun ~= ARGV[2] then return 0 end
+if redis.call('GET', KEYS[1]) == '-' then return 0 end
+redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[4])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
+return 1
+"""
+_RESIGN = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+
+def connect(url: str, *, patient: bool) -> redis.Redis:
+    """Open a connection.
+
+    ``patient`` is for services: a Redis that is away is waited for, for an hour. Without it, as
+    on the command line, the first failure is an answer.
+
+    Raises:
+        RedisUnavailable: the URL has no known form, or an impatient connection found no Redis.
+    """
+    retry = Retry(ExponentialBackoff(cap=3.0, base=0.05), 1200 if patient else 1)
+    try:
+        client = redis.Redis.from_url(
+            url,
+            retry=retry,
+            # Full, or a replica for now: somebody will mend it, as one that is away.
+            retry_on_error=[
+                redis.ConnectionError,
+                redis.TimeoutError,
+                redis.exceptions.OutOfMemoryError,
+                redis.ReadOnlyError,
+            ],
+            socket_connect_timeout=5,
+            health_check_interval=30,
+            # In the newer one redis-py asks for notices of maintenance, which only the vendor's own
+            # service gives; elsewhere that is a refusal in the log of each connection's rights.
+            protocol=2,
+        )
+        if not patient:
+            client.ping()
+    except (redis.RedisError, ValueError, OSError) as error:
+        raise unavailable(url, error) from None
+    return client
+
+
+def unavailable(url: str, error: Exception) -> RedisUnavailable:
+    """Word a connection failure for its user, without the password."""
+    shown = without_password(url)
+    if isinstance(error, redis.AuthenticationError) or "NOAUTH" in str(error):
+        return RedisUnavailable(
+            f"Redis at {shown} refused the password. Put the right one into JUSTRIGHT_REDIS_URL, "
+            "as redis://:PASSWORD@HOST:PORT/0, with the user's name before the colon if it has one."
+        )
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return RedisUnavailable(
+            f"Redis at {shown} does not let this user do that ({error}). Each part of the service "
+            "has a user of its own: see deploy/redis.acl."
+        )
+    if "certificate" in str(error).lower():
+        return RedisUnavailable(
+            f"the certificate of Redis at {shown} is not to be trusted ({error}). Name the file of "
+            "the authority that signed it in JUSTRIGHT_REDIS_URL: rediss://...?ssl_ca_certs=PATH."
+        )
+    if isinstance(error, ValueError):
+        return RedisUnavailable(
+            f"found {shown!r} as the address of Redis, expected redis://HOST:PORT/0, "
+            "rediss://... or unix://PATH in JUSTRIGHT_REDIS_URL."
+        )
+    return RedisUnavailable(
+        f"no Redis answers at {shown} ({type(error).__name__}). Start one (redis-server), set "
+        "JUSTRIGHT_REDIS_URL, or use `justright tune`, which brings its own."
+    )
+
+
+class RedisBroker(Broker):
+    """The broker on a real Redis (6.2 or newer)."""
+
+    def __init__(self, client: redis.Redis, signer: Signer | None = None) -> None:
+        """``signer``: needed to send and receive commands and to dispatch jobs."""
+        self._signer = signer
+        # redis-py types every answer as "value or awaitable"; this is the synchronous client.
+        self._redis = cast(Any, client)
+        self._seen = {COMMANDS: "0-0", REPORTS: "0-0"}
+        self._queues: dict[str, Any] = {}
+        self._gone: list[str] = []  # workers whose names are still in the set
+
+    def send(self, command: Command) -> None:
+        self._redis.xadd(COMMANDS, {"m": self._sealing().seal("command", command.encode())})
+
+    def _sealing(self) -> Signer:
+        if self._signer is None:
+            raise UsageError("this connection signs nothing: set JUSTRIGHT_SECRET")
+        return self._signer
+
+    def snapshot(self, study: str) -> Snapshot | None:
+        raw = self._redis.get(study_key(study))
+        return None if raw is None else decode_as(Snapshot, raw)
+
+    def studies(self) -> list[str]:
+        names = sorted(name.decode() for name in self._redis.smembers(STUDIES))
+        if not names:
+            return []
+        found = self._redis.mget([study_key(name) for name in names])
+        return [name for name, raw in zip(names, found, strict=True) if raw is not None]
+
+    def workers(self) -> list[WorkerInfo]:
+        names = sorted(name.decode() for name in self._redis.smembers(WORKERS))
+        if not names:
+            return []
+        found = dict(zip(names, self._redis.mget([worker_key(n) for n in names]), strict=True))
+        self._gone = [name for name, raw in found.items() if raw is None]
+        return list(_readable(WorkerInfo, found).values())
+
+    def leader(self) -> str | None:
+        raw = self._redis.get(LEADER)
+        return None if raw is None else raw.decode()
+
+    def receive(self, wait: float, at_most: int = AT_MOST) -> list[Command | Event]:
+        block = max(1, int(wait * 1000))
+        answer = self._redis.xread(self._seen, count=at_most, block=block)
+        messages: list[Command | Event] = []
+        for stream, entries in _pairs(answer):
+            for entry_id, fields in entries:
+                messages.extend(self._read_entry(stream.decode(), entry_id, fields))
+            if entries:
+                self._seen[stream.decode()] = entries[-1][0].decode()
+        return messages
+
+    def _read_entry(
+        self, stream: str, entry_id: bytes, fields: dict[bytes, bytes]
+    ) -> Iterable[Command | Event]:
+        """The messages of one stream entry; what is unreadable is logged, never fatal."""
+        commands = stream == COMMANDS
+        kinds = Command if commands else Event
+        for raw in fields.values():
+            try:
+                message = decode(self._sealing().open("command", raw) if commands else raw)
+            except MessageError as error:
+                log.warning("dropped stream entry %s: %s", entry_id.decode(), error)
+                continue
+            if isinstance(message, kinds):
+                yield message
+            else:
+                log.warning("dropped stream entry %s: a %s", entry_id.decode(), message.type)
+
+    def acknowledge(self) -> None:
+        with self._redis.pipeline(transaction=False) as pipe:
+            if self._gone:  # by the orchestrator alone: whoever only looks may not write
+                pipe.srem(WORKERS, *self._gone)
+                self._gone = []
+            for stream, last in self._seen.items():
+                if last != "0-0":
+                    pipe.xtrim(stream, minid=_next_id(last), approximate=False)
+            pipe.execute()
+
+    def dispatch(self, job: Job, pool: str) -> None:
+        from justright.brokers.queue import enqueue
+
+        enqueue(self._queue(pool), job, self._sealing())
+
+    def withdraw(self, job: str, pool: str) -> None:
+        from justright.brokers.queue import withdraw
+
+        withdraw(self._queue(pool), job)
+
+    def places(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
+        jobs = list(jobs)
+        if not jobs:
+            return {}
+        waiting = set(self._queue(pool).get_job_ids())
+        leases = self._redis.mget([lease_key(job) for job in jobs])
+        return {
+            job: "queued" if job in waiting else "missing" if lease in _NOBODY else "leased"
+            for job, lease in zip(jobs, leases, strict=True)
+        }
+
+    def revoke(self, jobs: Iterable[str]) -> None:
+        with self._redis.pipeline(transaction=False) as pipe:
+            for job in jobs:
+                pipe.set(lease_key(job), REVOKED, ex=int(VALID["job"]))
+            pipe.execute()
+
+    def mark(self) -> bool:
+        return not self._redis.set(MARK, "1", nx=True)
+
+    def decide(self, study: str, decisions: dict[int, Decision]) -> None:
+        mapping = {str(trial): decision.encode() for trial, decision in decisions.items()}
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.hset(decisions_key(study), mapping=mapping)
+            pipe.expire(decisions_key(study), DECISIONS_KEPT)
+            pipe.execute()
+
+    def forget(self, study: str) -> None:
+        self._redis.delete(decisions_key(study))
+
+    def publish(self, snapshot: Snapshot, keep: float | None = None) -> None:
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.sadd(STUDIES, snapshot.study)
+            milliseconds = None if keep is None else int(keep * 1000)
+            pipe.set(study_key(snapshot.study), snapshot.encode(), px=milliseconds)
+            pipe.execute()
+
+    def lead(self, owner: str, seconds: float) -> bool:
+        return bool(self._redis.eval(_HOLD, 1, LEADER, owner, int(seconds * 1000)))
+
+    def resign(self, owner: str) -> None:
+        self._redis.eval(_RESIGN, 1, LEADER, owner)
+
+    def exchange(
+        self, events: Sequence[Event], study: str = "", trials: Sequence[int] = ()
+    ) -> dict[int, Decision]:
+        with self._redis.pipeline(transaction=False) as pipe:
+            if events:
+                pipe.xadd(REPORTS, {str(i): event.encode() for i, event in enumerate(events)})
+            if trials:
+                pipe.hmget(decisions_key(study), [str(trial) for trial in trials])
+            answers = pipe.execute()
+        found = answers[-1] if trials else []
+        return _readable(Decision, dict(zip(trials, found, strict=True)))
+
+    def claim(self, job: str, worker: str, lease: float) -> bool:
+        this_time = f"{worker} {secrets.token_hex(8)}"
+        keys = (lease_key(job), begun_key(job))
+        milliseconds = int(lease * 1000)
+        kept = int(VALID["job"])  # by then its signature has expired
+        return bool(self._redis.eval(_CLAIM, 2, *keys, worker, this_time, milliseconds, kept))
+
+    def beat(self, worker: WorkerInfo, lease: float) -> bool:
+        milliseconds = int(lease * 1000)
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.sadd(WORKERS, worker.name)
+            pipe.set(worker_key(worker.name), worker.encode(), px=milliseconds)
+            if worker.job is not None:
+                pipe.eval(_HOLD, 1, lease_key(worker.job), worker.name, milliseconds)
+            answers = pipe.execute()
+        return worker.job is None or bool(answers[-1])
+
+    def leave(self, worker: WorkerInfo) -> None:
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.srem(WORKERS, worker.name)
+            pipe.delete(worker_key(worker.name))
+            if worker.job is not None:
+                pipe.eval(_RESIGN, 1, lease_key(worker.job), worker.name)
+            pipe.execute()
+
+    # -- the server itself ------------------------------------------------------------------
+
+    def concerns(self) -> list[str]:
+        """What of this Redis' configuration can lose jobs: each with how to mend it."""
+        info = self._redis.info()
+        found = []
+        if info.get("aof_enabled") != 1:
+            found.append(
+                "Redis keeps no append-only file: its restart loses what is queued and reported, "
+                "and running trials go back to their checkpoints. Set appendonly yes."
+            )
+        policy = str(info.get("maxmemory_policy", "noeviction"))
+        if policy != "noeviction":
+            found.append(
+                f"Redis may drop jobs when its memory is full (maxmemory-policy {policy}). Set "
+                "maxmemory-policy noeviction."
+            )
+        return found
+
+    def _queue(self, pool: str) -> Any:
+        from justright.brokers.queue import pool_queue
+
+        if pool not in self._queues:
+            self._queues[pool] = pool_queue(pool, self._redis)
+        return self._queues[pool]
+
+
+def _pairs(answer: Any) -> list[tuple[bytes, list[Any]]]:
+    """XREAD's answer as pairs: a list under RESP2, a mapping (of lists) under RESP3."""
+    if isinstance(answer, dict):
+        return [
+            (k, v[0] if len(v) == 1 and isinstance(v[0], list) else v) for k, v in answer.items()
+        ]
+    return answer or []
+
+
+def _readable(kind: type[M], raws: Mapping[K, bytes | None]) -> dict[K, M]:
+    """Those that are there and can be read: in a fleet, some may be of a newer release."""
+    found: dict[K, M] = {}
+    for key, raw in raws.items():
+        if raw is None:
+            continue
+        try:
+            found[key] = decode_as(kind, raw)
+        except MessageError as error:
+            log.warning("ignored the %s %s: %s", kind.__name__, key, error)
+    return found
+
+
+def _next_id(last: str) -> str:
+    milliseconds, sequence = last.split("-")
+    return f"{milliseconds}-{int(sequence) + 1}"

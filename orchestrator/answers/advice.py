@@ -1,0 +1,79 @@
+"""What an answer means, in sentences for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from justright.lifecycle import TrialState
+from justright.messages import Answer
+from justright.spec import WIDEST_LR, StudySpec
+from orchestrator.answers.answer import Result
+
+_EDGE = 0.1  # decades from an end of the range, within which the answer lies at it
+_FLAT = 2.0  # decades over which a rate hardly matters
+_APART = 0.3  # decades between rates that one would like to tell apart
+
+
+def with_words(answer: Answer, spec: StudySpec, results: Sequence[Result]) -> Answer:
+    """The answer with its shape and what follows from it."""
+    if answer.best_lr is None:
+        return answer
+    found = [_at_the_edge(answer, spec), _flat(answer), _too_noisy(answer, spec, results)]
+    known = [one for one in found if one is not None]
+    shape = known[0][0] if known else "bowl"
+    return answer.model_copy(
+        update={"shape": shape, "advice": tuple(sentence for _, sentence in known)}
+    )
+
+
+def _at_the_edge(answer: Answer, spec: StudySpec) -> tuple[str, str] | None:
+    """Of the range that the user gave, or of all that is ever tried."""
+    low, high = spec.lr or WIDEST_LR
+    if answer.best_lr is None:
+        return None
+    if math.log10(high / low) <= 2 * _EDGE:
+        return None
+    for end, shape, name in ((low, "edge_low", "cold"), (high, "edge_high", "hot")):
+        if abs(math.log10(answer.best_lr / end)) <= _EDGE + 1e-9:
+            if spec.lr is None:
+                return shape, (
+                    f"the best rate lies at the {name} end of all that is tried, {low:g}:{high:g}: "
+                    "check the scale of the loss and of the data"
+                )
+            return shape, (
+                f"the best rate lies at the {name} end of the range you gave, --lr "
+                f"{low:g}:{high:g}: widen it"
+            )
+    return None
+
+
+def _flat(answer: Answer) -> tuple[str, str] | None:
+    if answer.plateau is None or math.log10(answer.plateau[1] / answer.plateau[0]) < _FLAT:
+        return None
+    low, high = answer.plateau
+    return "flat", f"the loss is flat from {low:.2g} to {high:.2g}: the rate hardly matters there"
+
+
+def _too_noisy(
+    answer: Answer, spec: StudySpec, results: Sequence[Result]
+) -> tuple[str, str] | None:
+    """A rate far away whose loss lies within the noise of the best one's."""
+    if answer.loss is None or answer.loss_interval is None or answer.best_lr is None:
+        return None
+    low, high = answer.loss_interval
+    rivals = [
+        result
+        for result in results
+        if result.state == TrialState.COMPLETE
+        and result.best is not None
+        and abs(math.log10(result.lr / answer.best_lr)) > _APART
+        and result.best - answer.loss < (high - low) / 2
+    ]
+    if not rivals:
+        return None
+    rival = min(rivals, key=lambda result: result.best or 0.0)
+    more = max(3, spec.replicates + 2)
+    return "noisy", (
+        f"too noisy to tell {answer.best_lr:.3g} from {rival.lr:.3g} apart: use --replicates {more}"
+    )

@@ -1,0 +1,253 @@
+"""What to train next, by what the curve model expects: the decisions of the default search.
+
+A few rates are spread over the range and trained for one epoch. Then rungs rise by half from epoch
+to epoch: on each, the rates that may be the best one, by the model's samples, are trained that far,
+paused ones being thawed where they serve. Rates that no sample prefers any more stay frozen. The
+search ends when the best rate that was trained to the horizon is expected to lose less regret than
+going on is worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from orchestrator.search.freeze_thaw.curve_model import Array, Curve, CurveModel, Outlook, library
+
+STEP = 0.1  #: decades between the rates that are considered, multiples of it: 1, 1.26, 1.58, 2 ...
+_PROBES, _FEWEST = 9, 4  # rates of the start where the range is _USUAL decades wide
+_PROBE_SHARE = 0.15  # of the horizon's epochs that more probes than the fewest may cost
+_USUAL = 7.0  # decades
+_MARGIN = 0.4  # decades from the ends of the range to the first and last probe
+_RUNG = 1.5  # ratio of epochs from one rung to the next
+_ADVANCE = 1.6  # ratio of epochs by which a rate catches up before it is judged again
+_FIRST = 0.15  # share of a rung that a new rate is trained at first
+_CANDIDATES = ((0.2, 3), (0.4, 2), (math.inf, 1))  # rates on a rung, up to a share of the horizon
+_AT_THE_END = 2  # ... and once one has got there
+_BESIDE = ((0.1, 8), (0.25, 4), (math.inf, 2))  # ... where as many train at once
+_NEAREST = 0.2  # decades between candidates, at least
+_WORTH = 0.035  # expected regret that a full training must promise to save, for each one spent
+_SHORT = 12  # epochs below which a training costs little
+_MOST = 12.0  # full trainings after which the search ends with what it has
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Rates, in decades, that are to be trained to an epoch."""
+
+    until: int
+    rates: tuple[float, ...]
+
+
+def grid_of(low: float, high: float) -> Array:
+    """The rates that are considered, in decades: multiples of STEP, finer in a narrow range.
+
+    ``low``, ``high``: the ends of the range, in decades.
+    """
+    if high - low >= 10 * STEP:
+        first, last = math.ceil(low / STEP - 1e-6), math.floor(high / STEP + 1e-6)
+        return np.round(np.arange(first, last + 1) * STEP, 6)
+    return np.linspace(low, high, 11)
+
+
+class Planner:
+    """The decisions for one task. It remembers nothing but the model's cache."""
+
+    def __init__(
+        self,
+        initial_loss: float,
+        horizon: int,
+        asked: tuple[float, float],
+        allowed: tuple[float, float],
+        seed: int,
+        hint: float | None = None,
+    ) -> None:
+        """``asked``: decades over which the start is spread. ``allowed``: ... that may be tried.
+
+        ``hint``: the best rate of a like task, in decades.
+        """
+        self.horizon, self._seed, self._hint = horizon, seed, hint
+        self.grid = grid_of(*allowed)
+        self._asked = asked
+        self._model = CurveModel(library(), initial_loss, horizon, self.grid, hint)
+        self._looked: tuple[object, Outlook] | None = None
+
+    # -- the start ----------------------------------------------------------------------------
+
+    def probes(self, most: int) -> list[float]:
+        """The rates to begin with, in decades, at most ``most``; the likeliest first."""
+        low, high = self._asked
+        width = high - low
+        count = min(_PROBES, _FEWEST + int(_PROBE_SHARE * self.horizon))
+        count = min(most, max(2, math.ceil(count * min(1.0, (width + 1) / (_USUAL + 1)))))
+        # Few must not lie at the ends, where hardly any answer is.
+        margin = min(_MARGIN, width / 8) if count > _FEWEST else width / (2 * count)
+        spread = np.linspace(low + margin, high - margin, count)
+        if self._hint is not None:
+            near = self._hint + np.array([0.0, -0.4, 0.4, -0.8, 0.8])
+            spread = np.concatenate([near, spread[:: max(1, count // 3)]])[:count]
+        found = dict.fromkeys(self.nearest(x) for x in spread)
+        return list(found)[:most]
+
+    def nearest(self, decades: float) -> float:
+        """The rate of the grid that is nearest."""
+        return float(self.grid[int(np.argmin(np.abs(self.grid - decades)))])
+
+    # -- later --------------------------------------------------------------------------------
+
+    def outlook(self, curves: Mapping[float, Curve]) -> Outlook:
+        """What to expect at the horizon. The same curves give the same samples."""
+        key = tuple(sorted((x, curve.epochs, curve.diverged) for x, curve in curves.items()))
+        if self._looked is None or self._looked[0] != key:
+            spent = sum(curve.epochs for curve in curves.values())
+            self._model.observe(curves)
+            outlook = self._model.outlook(np.random.default_rng((self._seed, spent)))
+            self._looked = (key, outlook)
+        return self._looked[1]
+
+    def plan(
+        self,
+        curves: Mapping[float, Curve],
+        busy: Collection[float],
+        closed: Collection[float] = (),
+        *,
+        lanes: int = 1,
+        capacity: int = 1,
+        new: int = 1000,
+    ) -> Plan | None:
+        """What one job shall train; None: nothing at present.
+
+        ``busy``: rates that are in training. ``closed``: ... that cannot be trained on. ``lanes``:
+        trainings in the job. ``capacity``: trainings that can go on at once, everywhere. ``new``:
+        rates that may still be begun.
+        """
+        outlook = self.outlook(curves)
+        rung = max((c.epochs for c in curves.values() if not c.diverged), default=1)
+        while True:
+            count = self._count(curves, rung, capacity)
+            wanted = self._candidates(outlook, curves, closed, count, new)
+            behind = [x for x in wanted if _epochs(curves, x) < rung]
+            free = [x for x in behind if x not in busy]
+            if free:
+                return self._advance(free, curves, rung, lanes)
+            if behind or any(x in busy for x in wanted):
+                return None  # what is in training tells more
+            if rung >= self.horizon:
+                return self._anything(outlook, curves, {*busy, *closed}, new)
+            rung = min(self.horizon, max(rung + 1, round(rung * _RUNG)))
+
+    def _count(self, curves: Mapping[float, Curve], rung: int, capacity: int) -> int:
+        """How many rates compete on a rung. What can be trained beside costs little time."""
+        ended = any(self._ended(curve) for curve in curves.values())
+        share = rung / self.horizon
+        alone = next(count for until, count in _CANDIDATES if ended or share < until)
+        if ended:
+            alone = _AT_THE_END
+        beside = next(most for until, most in _BESIDE if share < until)
+        return max(alone, min(capacity, beside))
+
+    def _ended(self, curve: Curve) -> bool:
+        return not curve.diverged and curve.epochs >= self.horizon
+
+    def _candidates(
+        self,
+        outlook: Outlook,
+        curves: Mapping[float, Curve],
+        closed: Collection[float],
+        count: int,
+        new: int,
+    ) -> list[float]:
+        """Rates that may be the best one: the expected best, then quantiles of the samples' best.
+
+        A rate that is in training or frozen nearby stands for one that is not.
+        """
+        winners = outlook.winners()
+        if len(winners) == 0:  # all seems lost: halve what is colder than all that was tried
+            x = self.nearest((self.grid[0] + min(curves, default=self.grid[-1])) / 2)
+            return [x] if new > 0 and x not in curves and x not in closed else []
+        low, high = np.quantile(winners, [0.1, 0.9])
+        apart = max(min(_NEAREST, 2 * self._step), (high - low) / (count + 1))
+        quantiles = np.quantile(winners, (np.arange(count) + 0.5) / count)
+        places = [outlook.best, *map(float, quantiles)]
+        chosen: list[float] = []
+        for place in places:
+            if any(abs(place - x) < 0.7 * apart for x in chosen):
+                continue
+            near = [x for x in curves if abs(x - place) <= apart / 2 + 1e-9]
+            near = [x for x in near if not curves[x].diverged and x not in closed]
+            if near:
+                x = max((curves[one].epochs, -abs(one - place), one) for one in near)[2]
+            elif new > 0:
+                x = self.nearest(place)
+            else:
+                continue
+            lost = x in closed or (x in curves and curves[x].diverged)
+            if not lost and all(abs(x - other) >= apart / 2 for other in chosen):
+                chosen.append(x)
+                new -= x not in curves
+        return chosen[:count]
+
+    @property
+    def _step(self) -> float:
+        return float(self.grid[1] - self.grid[0]) if len(self.grid) > 1 else STEP
+
+    def _advance(
+        self, free: list[float], curves: Mapping[float, Curve], rung: int, lanes: int
+    ) -> Plan:
+        """Those that are furthest behind, one step up: they are judged again before the next."""
+
+        def following(x: float) -> int:
+            done = _epochs(curves, x)
+            step = max(done + 1, math.ceil(done * _ADVANCE), int(_FIRST * rung))
+            return min(rung, step)
+
+        until = min(following(x) for x in free)
+        together = sorted(
+            (x for x in free if _epochs(curves, x) < until), key=lambda x: _epochs(curves, x)
+        )
+        return Plan(until, tuple(together[:lanes]))
+
+    def _anything(
+        self,
+        outlook: Outlook,
+        curves: Mapping[float, Curve],
+        taken: Collection[float],
+        new: int,
+    ) -> Plan | None:
+        """All candidates have been trained to the end, and it is not enough: the next best rate."""
+
+        coldest = min((x for x, curve in curves.items() if curve.diverged), default=math.inf)
+
+        def is_open(x: float) -> bool:
+            if x in curves:
+                return not curves[x].diverged and not self._ended(curves[x])
+            return new > 0 and x < coldest  # hotter ones are hotter still
+
+        left = [x for x in map(float, self.grid) if x not in taken and is_open(x)]
+        if not left:
+            return None
+        return self._advance([min(left, key=outlook.regret_at)], curves, self.horizon, 1)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def settled(self, curves: Mapping[float, Curve]) -> bool:
+        """Whether the best rate that was trained to the end is good enough to stop at."""
+        ended = [x for x, curve in curves.items() if self._ended(curve)]
+        if not ended:
+            return False
+        epochs = sum(curve.epochs for curve in curves.values())
+        best = min(ended, key=lambda x: curves[x].losses.min())
+        if epochs >= _MOST * self.horizon or not any(
+            c.losses.min() < c.losses[0] for c in curves.values()
+        ):
+            return True  # long enough; or nothing is learned at any rate
+        # Where trainings are short, one more costs little.
+        spent = epochs / max(self.horizon, _SHORT)
+        return self.outlook(curves).regret_at(best) <= _WORTH * spent
+
+
+def _epochs(curves: Mapping[float, Curve], x: float) -> int:
+    return curves[x].epochs if x in curves else 0

@@ -1,0 +1,233 @@
+"""The default search as a policy: trials train a few epochs at a time, pause, and go on later.
+
+Who goes on is the planner's decision (``planner.py``); here it is read from, and written to, the
+study. A trial pauses at its ``until`` epoch and waits there; at the end of the study, those that
+never went on are pruned.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+
+from justright.lifecycle import TrialState
+from justright.messages import Inspection
+from justright.spec import WIDEST_LR, StudySpec
+from orchestrator.search.asking import Asking
+from orchestrator.search.freeze_thaw.curve_model import Curve
+from orchestrator.search.freeze_thaw.planner import Plan, Planner
+from orchestrator.search.optuna.samplers import Distributions
+from orchestrator.search.policy import Expected, Policy, Proposal, Round, originals
+from orchestrator.storage import ledger
+
+_REPORTED = 0.5  # share of the first rates that must have reported before any goes on
+_FEW = 16  # rates that a search begins, about
+_SURE = 0.9  # share of like tasks' noise in the interval: on other tasks it holds 95 % or more
+_AS_GOOD = 0.01  # share of all that training gains in which a rate is as good
+_CHANCE = 0.12  # that it is, from which on it belongs to the plateau
+
+
+class FreezeThawPolicy(Policy):
+    """Searches the rate of a task whose trials can pause."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: BaseStorage,
+        spec: StudySpec,
+        inspection: Inspection,
+        lr_range: tuple[float, float],
+        hint: float | None = None,
+        *,
+        fixed: Mapping[str, Any] | None = None,
+        beside: Distributions | None = None,
+    ) -> None:
+        """``hint``: the best rate of a study of a similar task.
+
+        ``beside``: what is searched beside the rate, by others, and here ``fixed``. Trials of
+        theirs are not looked at.
+        """
+        self._asking = Asking(study, storage, spec)
+        self._spec, self._inspection, self._hint = spec, inspection, hint
+        self._fixed, self._beside = dict(fixed or {}), dict(beside or {})
+        self.narrow(lr_range)
+
+    def narrow(self, lr_range: tuple[float, float]) -> None:
+        low, high = lr_range if self._spec.lr else WIDEST_LR
+        self.distribution = FloatDistribution(low, high, log=True)
+        assert self._inspection.epochs is not None
+        assert self._inspection.initial_loss is not None
+        self._planner = Planner(
+            self._inspection.initial_loss,
+            self._inspection.epochs,
+            (math.log10(lr_range[0]), math.log10(lr_range[1])),
+            (math.log10(low), math.log10(high)),
+            self._spec.seed,
+            None if self._hint is None else math.log10(self._hint),
+        )
+
+    # -- what the study says ------------------------------------------------------------------
+
+    def _by_rate(self) -> dict[float, FrozenTrial]:
+        """The trials that search, by their decades on the planner's grid."""
+        found: dict[float, FrozenTrial] = {}
+        for trial in originals(self._asking.asked()):
+            if ledger.BESIDE in trial.user_attrs:
+                continue
+            found[self._planner.nearest(math.log10(trial.params["lr"]))] = trial
+        return found
+
+    def _curves(self, trials: dict[float, FrozenTrial]) -> dict[float, Curve]:
+        return {
+            x: self._curve(trial)
+            for x, trial in trials.items()
+            if trial.intermediate_values or ledger.DIVERGED in trial.user_attrs
+        }
+
+    def _curve(self, trial: FrozenTrial) -> Curve:
+        values = trial.intermediate_values
+        losses = [self._inspection.initial_loss or 0.0]
+        for epoch in range(1, max(values, default=0) + 1):  # a lost report changes nothing
+            loss = values.get(epoch, math.nan)
+            losses.append(loss if math.isfinite(loss) else losses[-1])
+        return Curve(np.array(losses), ledger.DIVERGED in trial.user_attrs)
+
+    def _busy(self, trials: dict[float, FrozenTrial]) -> set[float]:
+        """Rates that are in training, or about to be."""
+        return {x for x, t in trials.items() if not t.state.is_finished() and not _paused(t)}
+
+    def _closed(self, trials: dict[float, FrozenTrial]) -> set[float]:
+        """Rates that cannot be trained on: failed, or stopped from outside."""
+        ended = {x for x, t in trials.items() if t.state.is_finished()}
+        told = optuna.trial.TrialState.COMPLETE
+        return {x for x in ended if trials[x].state != told and not _diverged(trials[x])}
+
+    # -- decisions ----------------------------------------------------------------------------
+
+    @property
+    def total(self) -> int:
+        asked = self._asking.asked()
+        missing = len(self._asking.missing_replicates(asked)) if self._settled() else 0
+        return max(len(asked) + missing, min(self._spec.trials, _FEW))
+
+    def next(self, lanes: int | None, workers: int) -> Round:
+        lanes = lanes or self._inspection.plan.lanes
+        trials = self._by_rate()
+        curves, busy = self._curves(trials), self._busy(trials)
+        if self._planner.settled(curves):
+            return self._replicates(lanes)
+        start = self._planner.probes(self._spec.trials)
+        missing = [x for x in start if x not in trials]
+        if missing and len(trials) < len(start):
+            share = math.ceil(len(missing) / workers)
+            return self._round(Plan(1, tuple(missing[: min(lanes, share)])), trials)
+        if len(busy) > (1 - _REPORTED) * len(trials):
+            return Round()
+        plan = self._planner.plan(
+            curves,
+            busy,
+            self._closed(trials),
+            lanes=lanes,
+            capacity=lanes * (workers + len(_jobs(trials))),
+            new=self._spec.trials - len(trials),
+        )
+        if plan is not None:
+            return self._round(plan, trials)
+        return Round() if busy else self._replicates(lanes)
+
+    def _round(self, plan: Plan, trials: dict[float, FrozenTrial]) -> Round:
+        thaw = tuple(trials[x].number for x in plan.rates if x in trials)
+        new = tuple(self._start(x, plan.until) for x in plan.rates if x not in trials)
+        return Round(plan.until, new, thaw)
+
+    def _start(self, decades: float, until: int) -> Proposal:
+        space = self.distribution
+        rate = min(max(float(f"{10**decades:.6g}"), space.low), space.high)
+        self._asking.fix({"lr": rate, **self._fixed}, {ledger.UNTIL: until})
+        return self._asking.ask(self._space)
+
+    @property
+    def _space(self) -> Distributions:
+        return {"lr": self.distribution, **self._beside}
+
+    def _replicates(self, lanes: int) -> Round:
+        return Round(new=self._asking.replicates(self._space, lanes))
+
+    def _settled(self) -> bool:
+        return self._planner.settled(self._curves(self._by_rate()))
+
+    def finished(self) -> str | None:
+        over = self.over
+        missing = over and self._asking.missing_replicates(self._asking.asked())
+        return None if missing else over
+
+    @property
+    def over(self) -> str | None:
+        """Why no further rate is trained, asked while none is in training; None: it goes on."""
+        if self._settled():
+            return "converged"
+        trials = self._by_rate()
+        if len(trials) < len(self._planner.probes(self._spec.trials)) or self._busy(trials):
+            return None
+        plan = self._planner.plan(
+            self._curves(trials),
+            (),
+            self._closed(trials),
+            lanes=1,
+            capacity=1,
+            new=self._spec.trials - len(trials),
+        )
+        return "trials" if plan is None else None
+
+    def judge(self, trial: FrozenTrial) -> str | None:
+        return None  # rungs are short: what is not promising stays frozen
+
+    def expect(self, lr: float, loss: float, params: Mapping[str, Any]) -> Expected | None:
+        curves = self._curves(self._by_rate())
+        if not curves:
+            return None
+        outlook, place = self._planner.outlook(curves), math.log10(lr)
+        low, high = outlook.plateau(place, _AS_GOOD, _CHANCE)
+        alive = [x for x, curve in curves.items() if not curve.diverged]
+        low, high = max(low, min(alive, default=place)), min(high, max(alive, default=place))
+        spread = outlook.deviation(np.random.default_rng(self._spec.seed), _SURE)
+        gained = max((self._inspection.initial_loss or loss) - loss, 0.0)
+        return Expected((min(lr, 10**low), max(lr, 10**high)), spread * gained)
+
+    def recommend(self) -> dict[str, Any] | None:
+        rate = self.best_rate
+        return None if rate is None else {"lr": rate, **self._fixed}
+
+    @property
+    def best_rate(self) -> float | None:
+        """The rate with the lowest expected regret; None: nothing is known."""
+        curves = self._curves(self._by_rate())
+        return float(10 ** self._planner.outlook(curves).best) if curves else None
+
+
+def _diverged(trial: FrozenTrial) -> bool:
+    return ledger.DIVERGED in trial.user_attrs
+
+
+def _paused(trial: FrozenTrial) -> bool:
+    """Whether it waits for a promotion, not for its study to go on."""
+    until = trial.user_attrs.get(ledger.UNTIL)
+    waits = trial.user_attrs.get(ledger.STATE) == TrialState.PAUSED
+    return waits and until is not None and len(trial.intermediate_values) >= until
+
+
+def _jobs(trials: dict[float, FrozenTrial]) -> set[str]:
+    """The jobs that are queued or running."""
+    at_work = (TrialState.QUEUED, TrialState.RUNNING)
+    return {
+        t.user_attrs.get(ledger.JOB, "")
+        for t in trials.values()
+        if not t.state.is_finished() and t.user_attrs.get(ledger.STATE) in at_work
+    } - {""}

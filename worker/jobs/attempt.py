@@ -1,0 +1,77 @@
+"""One execution of a trial, as it talks to the orchestrator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from justright.messages import Decision, Failure, Outcome, OutcomeKind, Report, TrialWork
+from worker.jobs.channel import Channel
+
+
+@dataclass
+class Attempt:
+    """Reports, is told what to do, and says how it ended."""
+
+    study: str
+    work: TrialWork
+    channel: Channel
+    alive: Callable[[], None] = lambda: None  #: A sign of life for whoever watches over us.
+    losses: dict[int, float | None] = field(default_factory=dict)  #: All so far, by step.
+
+    def report(
+        self, step: int, loss: float | None, train_loss: float | None = None, seconds: float = 0.0
+    ) -> None:
+        """Report one step. A loss that is not finite travels as None."""
+        self.alive()
+        loss = loss if loss is not None and math.isfinite(loss) else None
+        self.losses.setdefault(step, loss)
+        self.channel.send(
+            Report(
+                study=self.study,
+                trial=self.work.number,
+                attempt=self.work.attempt,
+                step=step,
+                loss=loss,
+                train_loss=train_loss,
+                seconds=seconds,
+            )
+        )
+
+    @property
+    def told(self) -> Decision | None:
+        """What this trial shall do now, as far as it is known here; None: go on."""
+        leaving = self.channel.leaving
+        if leaving is not None:
+            return Decision(attempt=self.work.attempt, action="leave", reason=leaving.message)
+        return self.channel.decision(self.work.number, self.work.attempt)
+
+    def end(
+        self,
+        kind: OutcomeKind,
+        *,
+        step: int = 0,
+        reason: str = "",
+        value: float | None = None,
+        failure: Failure | None = None,
+    ) -> None:
+        """Say how it ended: the last word of this attempt.
+
+        FAILED without a failure: given back, since the worker leaves.
+        """
+        if kind is OutcomeKind.FAILED and failure is None:
+            failure = self.channel.leaving
+        self.channel.send(
+            Outcome(
+                study=self.study,
+                trial=self.work.number,
+                attempt=self.work.attempt,
+                kind=kind,
+                step=step,
+                reason=reason,
+                value=value,
+                failure=failure,
+                losses=tuple(sorted(self.losses.items())),
+            )
+        )

@@ -1,0 +1,97 @@
+"""All state of one trial's training: what a checkpoint holds, and what lanes share out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from justright.messages import TrialWork
+from worker.lanes.loss_scale import LossScale
+
+
+@dataclass
+class TrialTraining:
+    """All state of one trial's training: with these fields it can be continued anywhere."""
+
+    work: TrialWork
+    model: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    base_rates: list[float]  #: The rate of each parameter group before the schedule's factor.
+    factor: Callable[[float], float]  #: The schedule.
+    batch_size: int
+    scale: LossScale | None = None  #: For fp16.
+    epoch: int = 0  #: Whole ones.
+    batch: int = 0  #: Batches of the next epoch that are done.
+    total: torch.Tensor | None = None  #: Sum of their losses.
+    seen: int = 0  #: Their samples.
+    seconds: float = 0.0  #: Time spent on them.
+    random: dict[str, Any] = field(default_factory=dict)  #: Where randomness stands after them.
+
+    def rates(self, progress: float) -> list[float]:
+        """The rate of each parameter group after that share of the training."""
+        factor = self.factor(progress)
+        return [rate * factor for rate in self.base_rates]
+
+    def state(self) -> dict[str, Any]:
+        """All of it as tensors and plain values. Not while a batch is under way."""
+        return {
+            "lr": self.work.lr,
+            "seed": self.work.seed,
+            "model": _alone(self.model.state_dict()),
+            "optimizer": _alone(self.optimizer.state_dict()),
+            "kind": type(self.optimizer).__name__,
+            "scale": [self.scale.factor, self.scale.good] if self.scale else None,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "total": _alone(self.total),
+            "seen": self.seen,
+            "seconds": self.seconds,
+            "random": self.random,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state; this object must be new.
+
+        Raises:
+            ValueError: it is that of another trial.
+            Exception: whatever torch raises for weights that do not fit.
+        """
+        if (state["lr"], state["seed"]) != (self.work.lr, self.work.seed):
+            raise ValueError(f"it is of another trial: lr {state['lr']:g}, seed {state['seed']}")
+        self.model.load_state_dict(state["model"])
+        if state["kind"] != type(self.optimizer).__name__:  # torch takes it, and fails in a step
+            raise ValueError(f"it is of another optimizer: {state['kind']}")
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state.get("scale") is not None:
+            self.scale = LossScale(*state["scale"])
+        total = state["total"]
+        device = next(self.model.parameters()).device
+        self.total = total.to(device) if total is not None else None
+        self.epoch, self.batch, self.seen = state["epoch"], state["batch"], state["seen"]
+        self.seconds, self.random = state["seconds"], state["random"]
+
+
+def _alone(value: Any, known: dict[Any, torch.Tensor] | None = None) -> Any:
+    """The same without what lies around it: a row of a stack would be saved with all lanes.
+
+    ``known``: what has been copied already, since weights may be shared.
+    """
+    known = {} if known is None else known
+    if isinstance(value, torch.Tensor):
+        if value.untyped_storage().nbytes() == value.numel() * value.element_size():
+            return value
+        place = (value.data_ptr(), value.shape, value.stride())
+        if place not in known:
+            known[place] = value.clone()
+        return known[place]
+    if isinstance(value, dict):
+        found = type(value)((key, _alone(item, known)) for key, item in value.items())
+        if hasattr(value, "_metadata"):  # the versions of a model's modules
+            setattr(found, "_metadata", value._metadata)  # noqa: B010
+        return found
+    if isinstance(value, list):
+        return [_alone(item, known) for item in value]
+    return value

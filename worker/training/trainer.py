@@ -1,0 +1,383 @@
+"""Trains the trials of a Task: the loop, and the explicit state that it needs.
+
+Randomness is seeded from (seed, epoch) at the beginning of each epoch, so an epoch gives the same
+losses whatever was trained before it in this process. Between two batches all that an interrupted
+epoch needs is in ``TrialTraining``: it goes on to the same losses, in any process.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from justright.errors import TaskError
+from justright.messages import TrialWork
+from justright.task import Task
+from worker.lanes.lanes import FusedLanes, Lanes, OneLane
+from worker.lanes.loss_scale import LossScale
+from worker.lanes.randomness import seed_for, set_random_state
+from worker.lanes.trial import TrialTraining
+from worker.training.data import Batches, as_batches
+from worker.training.optimizers import hyperparameters, in_force, make_optimizer
+from worker.user_code.loading import user_code
+
+_CHECK_EVERY = 64  # batches between looks at the loss: each look waits for the device
+_VALIDATION_BATCH = 1024
+_MOST_THREADS = torch.get_num_threads()
+_SMALL = (
+    100e6  # operations of a forward pass below which a second CPU thread costs more than it gives
+)
+
+
+def pick_device() -> torch.device:
+    """CUDA, else MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+@dataclass
+class EpochResult:
+    """What one epoch of one trial gave. ``loss`` is None where it was not finite."""
+
+    trial: TrialTraining  #: Whose it is.
+    epoch: int
+    loss: float | None
+    train_loss: float | None
+    diverged: str  #: Why the trial counts as diverged, or "".
+    seconds: float
+
+
+class TaskTrainer:
+    """A loaded Task with its data on the device."""
+
+    def __init__(
+        self,
+        task: Task,
+        device: torch.device,
+        epochs: int | None = None,
+        threads: int = _MOST_THREADS,
+    ) -> None:
+        """``threads``: of the CPU, at most."""
+        self.task, self.device = task, device
+        self.epochs = epochs or task.epochs
+        if not isinstance(self.epochs, int) or self.epochs < 1:
+            raise TaskError(f"epochs = {self.epochs!r}, expected a positive whole number.")
+        self._half = _half_type(task.precision)
+        _be_deterministic(bool(task.deterministic))
+        self._train = self._batches(task.train_data, "train_data", shuffle=True)
+        self._sizes = {task.batch_size: self._train}  #: The training data, by batch size.
+        self._validation: Batches | None = None
+        held_out = user_code(task.validation_data)
+        if held_out is not None:
+            self._validation = self._batches(lambda: held_out, "validation_data", shuffle=False)
+        self.initial_loss: float | None = None
+        self.alive: Callable[[], None] = lambda: None  #: Called for each batch of validation.
+        self._threads = threads
+        self._work = self._count() if device.type == "cpu" and threads > 1 else math.inf
+        self._use_threads(1)
+
+    def _use_threads(self, lanes: int) -> None:
+        """As many as so many lanes are work for. Counted, not timed: the choice changes the last
+        digits of a sum, so it must be the same each time."""
+        if self.device.type == "cpu":
+            torch.set_num_threads(1 if lanes * self._work < _SMALL else self._threads)
+
+    def _count(self) -> float:
+        """Operations of a forward pass of one batch."""
+        trial = self.start(TrialWork(number=0, lr=1e-8, seed=0, attempt=1))
+        inputs, _ = self._first_batch()
+        try:
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                trial.model(inputs)
+        except Exception:
+            return math.inf  # the same fault is told by ``inspect``, in the user's words
+        return float(counter.get_total_flops())
+
+    def _first_batch(self) -> tuple[Any, Any]:
+        return user_code(lambda: next(iter(self._train)), "the first batch of train_data()")
+
+    def _batches(self, data: Callable[[], Any], what: str, shuffle: bool) -> Batches:
+        size = self.task.batch_size
+        if not isinstance(size, int) or size < 1:
+            raise TaskError(f"batch_size = {size!r}, expected a positive whole number.")
+        if not shuffle:
+            size = max(size, _VALIDATION_BATCH)
+        found = user_code(data)
+        return user_code(
+            lambda: as_batches(
+                found, batch_size=size, device=self.device, shuffle=shuffle, what=what
+            ),
+            f"moving what {what}() returned to {self.device}",
+        )
+
+    def _train_in(self, size: int) -> Batches:
+        """The training data in batches of a size."""
+        if size not in self._sizes:
+            self._sizes[size] = self._train.of_size(size)
+        return self._sizes[size]
+
+    @property
+    def training_batches(self) -> Batches:
+        """The training data."""
+        return self._train
+
+    @property
+    def steps(self) -> int:
+        """Batches of a full training."""
+        return self.epochs * len(self._train)
+
+    # -- one trial ----------------------------------------------------------------------------
+
+    def start(self, work: TrialWork) -> TrialTraining:
+        """A trial at its beginning: initial weights from its seed alone."""
+        seed_for(work.seed, 0)
+        model = user_code(self.task.model)
+        if not isinstance(model, torch.nn.Module):
+            raise TaskError(
+                f"model() returned a {type(model).__name__}, expected a torch.nn.Module."
+            )
+        user_code(lambda: model.to(self.device), f"moving the model to {self.device}")
+        chosen = hyperparameters(self.task, work)
+        optimizer = make_optimizer(self.task, model, work.lr, chosen)
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        scale = LossScale() if self._half is torch.float16 else None
+        factor, size = chosen.factor(), chosen.batch_size
+        return TrialTraining(work, model, optimizer, rates, factor, size, scale)
+
+    def lanes(self, trials: Sequence[TrialTraining]) -> Lanes:
+        """These trials, all at the same step, of the same seed and batch size, to be trained side
+        by side."""
+        self._use_threads(len(trials))
+        kind = OneLane if len(trials) == 1 else FusedLanes
+        return kind(trials, self._loss, self.task.clip_grad_norm)
+
+    def train_epoch(
+        self, trial: TrialTraining, interrupted: Callable[[], bool] = lambda: False
+    ) -> EpochResult | None:
+        """One trial alone, as ``train_lanes``."""
+        results = self.train_lanes(self.lanes([trial]), interrupted)
+        return results[0] if results else None
+
+    def train_lanes(
+        self, lanes: Lanes, interrupted: Callable[[], bool] = lambda: False
+    ) -> list[EpochResult] | None:
+        """One pass over the training data, or the rest of one, then the validation losses.
+
+        ``interrupted`` is asked after each batch but the last; once it says so, None is returned,
+        and the trials stand between two batches. Each result says whose it is; those that diverged
+        on the way have left.
+        """
+        began = time.perf_counter()
+        trials = lanes.trials
+        whole = user_code(lambda: self._pass(lanes, interrupted))
+        if not whole:
+            spent = (time.perf_counter() - began) / len(trials)
+            for trial in trials:
+                trial.seconds += spent
+            return None
+        losses = {}
+        if self._validation is not None and lanes.trials:
+            losses = self._validated(lanes)
+        share = (time.perf_counter() - began) / len(trials)
+        return [self._result(trial, losses, share) for trial in trials]
+
+    def _validated(self, lanes: Lanes) -> dict[int, float]:
+        found = user_code(lambda: self.validate(lanes))
+        return {id(trial): float(loss) for trial, loss in lanes.by_trial(found)}
+
+    def _result(self, trial: TrialTraining, losses: dict[int, float], share: float) -> EpochResult:
+        """What its epoch gave; the trial stands at the beginning of the next."""
+        assert trial.total is not None
+        train_loss = float(trial.total) / max(1, trial.seen)
+        loss = losses.get(id(trial), train_loss)
+        seconds = trial.seconds + share
+        trial.epoch, trial.batch, trial.seen, trial.total = trial.epoch + 1, 0, 0, None
+        trial.seconds = 0.0
+        return EpochResult(
+            trial=trial,
+            epoch=trial.epoch,
+            loss=loss if math.isfinite(loss) else None,
+            train_loss=train_loss if math.isfinite(train_loss) else None,
+            diverged=self._divergence(loss, trial.epoch),
+            seconds=seconds,
+        )
+
+    def _pass(self, lanes: Lanes, interrupted: Callable[[], bool]) -> bool:
+        """Train on every batch that is left; False if interrupted.
+
+        Adds up each trial's losses; the sum is nan or inf as soon as a loss is, and such a trial
+        leaves at the next look, or at the end.
+        """
+        lanes.train(True)
+        lead = lanes.trials[0]
+        epoch, first, seen = lead.epoch, lead.batch, lead.seen
+        train = self._train_in(lead.batch_size)
+        steps = len(train)
+        seed_for(lead.work.seed, epoch + 1)
+        batches = enumerate(train)
+        for _ in islice(batches, first):
+            pass  # the same order again, up to where it was interrupted
+        if lead.random:
+            set_random_state(lead.random)
+        for trial in lanes.trials:
+            trial.random = {}
+        totals = self._totals(lanes)
+        for index, (inputs, targets) in batches:
+            losses = lanes.step(inputs, targets, (epoch * steps + index) / (self.epochs * steps))
+            count = len(targets)
+            totals = totals + losses * count
+            seen += count
+            last = index + 1 == steps
+            for trial, total in lanes.by_trial(totals):
+                trial.batch, trial.seen, trial.total = index + 1, seen, total
+            if last or index % _CHECK_EVERY == _CHECK_EVERY - 1:
+                some = _drop_diverged(lanes, totals)
+                if not lanes.trials:
+                    break
+                totals = self._totals(lanes) if some else totals
+            if not last and interrupted():
+                return False
+        return True
+
+    def _totals(self, lanes: Lanes) -> torch.Tensor:
+        """The sums of the losses of this epoch so far, shape (lanes,)."""
+        zero = torch.zeros((), device=self.device)
+        return lanes.rows(lambda trial: zero if trial.total is None else trial.total)
+
+    @torch.no_grad()  # not inference_mode: a tensor that the task keeps must serve training, too
+    def validate(self, lanes: Lanes) -> torch.Tensor:
+        """The mean validation losses (over the training data where there is no other), shape
+        (lanes,)."""
+        lanes.train(False)
+        total = torch.zeros(len(lanes.trials), device=self.device)
+        seen = 0
+        for inputs, targets in self._validation or self._train:
+            total = total + lanes.losses(inputs, targets) * len(targets)
+            seen += len(targets)
+            self.alive()
+        return total.cpu().double() / max(1, seen)
+
+    def _loss(self, model: Callable[[Any], Any], inputs: Any, targets: Any) -> torch.Tensor:
+        if self._half is None:
+            loss = self.task.loss(model(inputs), targets)
+        else:  # without its cache of weights, which would outlive a stack
+            with torch.autocast(self.device.type, self._half, cache_enabled=False):
+                loss = self.task.loss(model(inputs), targets)
+        if not isinstance(loss, torch.Tensor) or loss.ndim != 0:
+            found = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise TaskError(f"loss() returned {found}, expected a scalar tensor: a batch's mean.")
+        return loss
+
+    def _divergence(self, loss: float, epoch: int) -> str:
+        if not math.isfinite(loss):
+            return f"the loss was {loss} in epoch {epoch}"
+        initial, factor = self.initial_loss, self.task.divergence_factor
+        if initial is not None and loss > factor * abs(initial):
+            return f"the loss was {loss:.3g} in epoch {epoch}, untrained it is {initial:.3g}"
+        return ""
+
+    # -- a look at the task ---------------------------------------------------------------------
+
+    def inspect(
+        self, seed: int, searched: Sequence[str] = ()
+    ) -> dict[str, bool | int | float | str]:
+        """Try the task on one batch of each kind, so that what does not fit shows at once.
+
+        ``searched``: settings that trials will have other values of. Returns what people like to
+        know about it, the settings in force included. Sets ``initial_loss``.
+        """
+        trial = self.start(TrialWork(number=0, lr=1e-8, seed=seed, attempt=1))
+        trial.model.train()
+        inputs, targets = self._first_batch()
+        given = f"inputs of {_shape(inputs)} and targets of {_shape(targets)}"
+        output = user_code(
+            lambda: trial.model(inputs), f"model() on a batch of train_data() with {given}"
+        )
+        loss = user_code(
+            lambda: self._loss(trial.model, inputs, targets),
+            f"loss(output, target) on an output of {_shape(output)}, {given},",
+        )
+        if not loss.requires_grad:
+            raise TaskError("the loss does not depend on any parameter that can be trained.")
+        user_code(lambda: loss.backward(), "the backward pass")  # type: ignore[no-untyped-call]
+        user_code(trial.optimizer.step, "the optimizer's step")
+        self.measure_initial_loss(seed)
+        settings = in_force(hyperparameters(self.task, trial.work), trial.optimizer)
+        settings["optimizer"] = type(trial.optimizer).__name__
+        self._check_searched(searched, settings)
+        return settings | {
+            "device": self.device.type,
+            "batches": len(self._train),
+            "parameters": sum(p.numel() for p in trial.model.parameters()),
+        }
+
+    def _check_searched(self, searched: Sequence[str], settings: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            TaskError: the task has no such setting.
+        """
+        for name in searched:
+            if name not in settings:
+                raise TaskError(
+                    f"{name} is to be searched, but the optimizer, {settings['optimizer']}, has "
+                    f"none. Leave out --search {name}."
+                )
+        if "batch_size" in searched:
+            self._train.of_size(1)
+
+    def measure_initial_loss(self, seed: int) -> None:
+        """Set ``initial_loss``, the validation loss before training; None where not finite."""
+        trial = self.start(TrialWork(number=0, lr=1e-8, seed=seed, attempt=1))
+        found = user_code(
+            lambda: self.validate(self.lanes([trial])), "the loss of the model on validation_data()"
+        )
+        loss = float(found)
+        self.initial_loss = loss if math.isfinite(loss) else None
+
+    @property
+    def search_schedule(self) -> bool:
+        """Whether the task leaves its schedule to the study."""
+        return self.task.schedule == "search"
+
+
+def _half_type(precision: str) -> torch.dtype | None:
+    """The type of half precision; None: full."""
+    types = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in types:
+        raise TaskError(f"precision = {precision!r}, expected one of {', '.join(types)}.")
+    return types[precision]
+
+
+def _be_deterministic(on: bool) -> None:
+    """For all that torch does from now on: the process serves one task at a time."""
+    if on:  # cuBLAS reads it when it is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if on != torch.are_deterministic_algorithms_enabled():  # it imports much, for seconds
+        torch.use_deterministic_algorithms(on)
+
+
+def _drop_diverged(lanes: Lanes, totals: torch.Tensor) -> bool:
+    """Let the trials leave whose sum is not finite; whether there were any."""
+    finite = torch.isfinite(totals).cpu()  # one wait for the device, for all of them
+    good = [trial for trial, fine in lanes.by_trial(finite) if fine]
+    some = len(good) < len(lanes.trials)
+    lanes.keep(good)
+    return some
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"shape {tuple(value.shape)} ({str(value.dtype).removeprefix('torch.')})"
+    return f"type {type(value).__name__}"

@@ -1,0 +1,220 @@
+"""Finds the user's code and loads it: a Task, an Optuna objective, or a command line."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from justright.errors import JustrightError, TaskError, UsageError, UserCodeError
+from justright.spec import TaskRef
+from justright.task import Task
+
+HOUSE = Path(__file__).resolve().parents[2]
+OWN_NAMES = ("justright", "orchestrator", "worker")
+
+
+@dataclass
+class Objective:
+    """A function of an Optuna trial, and the values of the parameters it may not search."""
+
+    function: Callable[[Any], Any]
+    arguments: dict[str, Any]
+
+
+@dataclass
+class CommandLine:
+    """A program that takes the learning rate as an argument and prints its metric."""
+
+    command: tuple[str, ...]
+
+
+T = TypeVar("T")
+Loaded = Task | Objective | CommandLine
+
+
+def load(ref: TaskRef) -> Loaded:
+    """Load what ``ref`` names.
+
+    Raises:
+        UsageError: there is no such file, module or attribute.
+        TaskError: it is there, but is no task.
+        UserCodeError: the user's code raised while it was imported or constructed.
+    """
+    if ref.target is None:
+        return CommandLine(ref.command)
+    place, _, name = ref.target.rpartition(":")
+    module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place, ref.folder)
+    if not hasattr(module, name):
+        names = sorted(n for n in vars(module) if not n.startswith("_"))
+        raise UsageError(f"{place} has no {name!r}. It has: {', '.join(names) or 'nothing'}.")
+    found = getattr(module, name)
+    if isinstance(found, type) and issubclass(found, Task):
+        return user_code(lambda: _construct(found, ref.arguments))
+    if isinstance(found, Task):
+        instance = copy.copy(found)
+        instance._configure(ref.arguments)
+        return instance
+    if inspect.isfunction(found) or (callable(found) and not isinstance(found, type)):
+        return Objective(found, dict(ref.arguments))
+    raise TaskError(
+        f"{name} in {place} is a {_kind(found)}, expected a subclass of justright.Task or an "
+        "Optuna objective: a function of one trial."
+    )
+
+
+def _construct(task: type[Task], arguments: dict[str, Any]) -> Task:
+    try:
+        inspect.signature(task).bind(**arguments)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        raise UsageError(f"{task.__name__}({given}) cannot be called: {error}.") from None
+    return task(**arguments)
+
+
+def _kind(found: Any) -> str:
+    if isinstance(found, type):
+        return "class that does not derive from justright.Task"
+    return type(found).__name__
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(
+            f"no file {path} on this worker. Tasks given as files must lie on a path that every "
+            "worker sees; or install the task as a package and name it package.module:Name."
+        )
+    _refuse_hidden_names(path.parent)
+    folder = str(path.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    name = path.stem if path.stem not in sys.modules else f"justright_task_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} cannot be imported as Python.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    loader = spec.loader
+    try:
+        user_code(lambda: loader.exec_module(module))
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _load_module(name: str, folder: str | None) -> ModuleType:
+    if name.partition(".")[0] in OWN_NAMES:
+        raise UsageError(
+            f"the module name {name!r} is taken by justright's own package of that name. "
+            "Rename yours, or give the task as a file: path/to/file.py:Name."
+        )
+    if folder is not None and Path(folder).is_dir() and folder not in sys.path:
+        _refuse_hidden_names(Path(folder))
+        sys.path.append(folder)  # last: what is installed comes first
+    try:
+        return user_code(lambda: importlib.import_module(name))
+    except UserCodeError as error:
+        if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name in (
+            name,
+            name.partition(".")[0],
+        ):
+            raise UsageError(
+                f"no module {name!r} on this worker. Install it there, or give the task as a "
+                "file: path/to/file.py:Name."
+            ) from None
+        raise
+
+
+def _refuse_hidden_names(folder: Path) -> None:
+    """A user's ``worker.py`` would be hidden by ours: say so instead of importing the wrong one."""
+    if folder == HOUSE:
+        return
+    for name in OWN_NAMES:
+        if (folder / f"{name}.py").exists() or (folder / name / "__init__.py").exists():
+            raise UsageError(
+                f"{folder} has a module named {name!r}, as justright itself has: importing it "
+                "from your task would give you ours. Rename it, or move the task to a folder "
+                "of its own."
+            )
+
+
+def user_code(call: Callable[[], T], doing: str = "") -> T:
+    """Run the user's code.
+
+    Raises:
+        UserCodeError: it raised; the traceback is theirs.
+        TaskError: a library raised below us with none of their frames between, such as torch on a
+            shape that does not fit; ``doing`` says what was tried.
+    """
+    try:
+        return call()
+    except JustrightError:
+        raise
+    except (Exception, SystemExit) as error:
+        if doing and not any(
+            _is_users(f.filename) for f in traceback.extract_tb(error.__traceback__)
+        ):
+            raise TaskError(f"{doing} does not work: {_headline(error)}") from error
+        raise UserCodeError(_headline(error), trimmed_traceback(error)) from error
+
+
+def _headline(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+
+
+def trimmed_traceback(error: BaseException) -> str:
+    """The traceback with only the user's frames: neither ours, nor a library's, nor Python's."""
+    frames = traceback.extract_tb(error.__traceback__)
+    mine = [frame for frame in frames if _is_users(frame.filename)]
+    if not mine and not isinstance(error, SyntaxError):  # which names its place itself
+        mine = list(frames)
+    lines = ["Traceback (most recent call last):\n", *traceback.format_list(mine)]
+    lines += traceback.format_exception_only(error)
+    return "".join(lines).rstrip()
+
+
+_LIBRARIES = re.compile(r"[/\\](site-packages|dist-packages)[/\\]|^<frozen")
+
+
+def _is_users(filename: str) -> bool:
+    path = os.path.abspath(filename)
+    own = any(path.startswith(str(HOUSE / name) + os.sep) for name in OWN_NAMES)
+    standard = path.startswith(os.path.dirname(os.__file__) + os.sep)
+    return not own and not standard and not _LIBRARIES.search(filename)
+
+
+class SourceWatch:
+    """Notices that the user has edited their code since this process imported it."""
+
+    def __init__(self) -> None:
+        self._before = set(sys.modules)
+        self._stamps: dict[str, float] = {}
+
+    def remember(self) -> None:
+        """Note the state of all of the user's modules that are loaded now."""
+        for name, module in list(sys.modules.items()):
+            path = getattr(module, "__file__", None)
+            if name not in self._before and path and path not in self._stamps and _is_users(path):
+                self._stamps[path] = _stamp(path)
+
+    def changed(self) -> bool:
+        """Whether a loaded module is no longer what is on the disk."""
+        return any(_stamp(path) != stamp for path, stamp in self._stamps.items())
+
+
+def _stamp(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0
