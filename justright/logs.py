@@ -26,6 +26,8 @@ def event(
     ``what`` is one of a few fixed texts, so that it can be searched for; what is None is left out.
     The names are those of the glossary: study, trial, attempt, worker, job, step, reason.
     """
+    if not log.isEnabledFor(level):
+        return
     known = {name: value for name, value in about.items() if value is not None}
     log.log(level, what, extra={_ABOUT: known}, stacklevel=2)
 

@@ -15,6 +15,7 @@ import redis
 from justright.broker import Broker
 from justright.brokers.redis import RedisBroker, connect
 from justright.errors import StorageBusy, StorageError, StorageLost
+from justright.logs import event
 from justright.processes import end_within
 from justright.settings import Settings
 from orchestrator.reconcile import Reconciler
@@ -99,7 +100,7 @@ def _serve(
     Raises:
         StorageError: the storage failed. All that counts is in it and in Redis: go on from there.
     """
-    log.info("orchestrator %s is active", name)
+    event(log, "orchestrator active", orchestrator=name)
     leadership = _Leadership(broker, name, settings.lease)
     leadership.start()
     try:

@@ -17,9 +17,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+import optuna
+
 from justright.broker import AT_MOST, Broker
 from justright.errors import StorageError, UsageError
 from justright.lifecycle import StudyState, TrialState
+from justright.logs import event
 from justright.messages import (
     Cancel,
     Command,
@@ -37,6 +40,8 @@ from justright.messages import (
 )
 from justright.settings import Settings
 from justright.spec import another_study, differences, read_rate
+from orchestrator.search.choosing import choose_policy
+from orchestrator.search.policy import PolicyFactory
 from orchestrator.storage import ledger
 from orchestrator.storage.ledger import Ledger
 from orchestrator.studies.study_run import StudyRun
@@ -70,14 +75,16 @@ class Reconciler:
         books: Ledger,
         settings: Settings,
         clock: Callable[[], float] = time.time,
+        make_policy: PolicyFactory = choose_policy,
     ) -> None:
         self._broker, self._ledger, self._clock = broker, books, clock
+        self._make_policy = make_policy
         self._lease, self._attempts = settings.lease, settings.attempts
         self._fatal: tuple[type[Exception], ...] = (StorageError, *books.failures)
         self._runs: dict[str, StudyRun] = {}
         for name, study in books.studies().items():
             try:
-                self._runs[name] = StudyRun(study, books.storage, settings.attempts, clock)
+                self._runs[name] = self._take_up(study)
             except self._fatal:
                 raise
             except Exception:  # written by a newer release, perhaps
@@ -86,7 +93,7 @@ class Reconciler:
         self._look_at_workers = 0.0
         self._look_at_places = 0.0
         self._missing_since: dict[str, float] = {}
-        self._published: dict[str, float] = {}
+        self._shown: dict[str, tuple[int | None, float]] = {}  #: Version and time, by study.
         self._outbox = _Outbox()
 
     def turn(self, wait: float = _IDLE_WAIT) -> int:
@@ -96,7 +103,7 @@ class Reconciler:
         for message in messages:
             self._apply(message)
         for run in self._active():
-            self._safely(run, run.judge)
+            self._safely(run, run.prune)
         self._refresh(now, backlog=len(messages) >= AT_MOST)
         for run in self._active():
             self._end_if_due(run)
@@ -108,8 +115,11 @@ class Reconciler:
             self._broker.acknowledge()
         return len(messages)
 
+    def _take_up(self, study: optuna.Study) -> StudyRun:
+        return StudyRun(study, self._ledger.storage, self._attempts, self._clock, self._make_policy)
+
     def _active(self) -> list[StudyRun]:
-        return [run for run in self._runs.values() if run.active]
+        return [run for run in self._runs.values() if run.record.active]
 
     def _safely(self, run: StudyRun, call: Callable[[], T]) -> T | None:
         """What the call returns. One study's fault ends that study, never the service."""
@@ -131,14 +141,17 @@ class Reconciler:
                 self._submit(message)
             case Cancel():
                 run = self._runs.get(message.study)
-                if run is not None and run.active:
+                if run is not None and run.record.active:
                     self._end(run, StudyState.CANCELLED, "cancelled")
             case Pause() | Resume():
                 run = self._runs.get(message.study)
-                if run is not None and run.active:
+                if run is not None and run.record.active:
                     self._safely(run, run.pause if isinstance(message, Pause) else run.resume)
             case Refused():
-                log.warning("a job was refused: %s", message.reason)
+                event(
+                    log, "job refused", level=logging.WARNING, job=message.job,
+                    worker=message.worker, reason=message.reason,
+                )  # fmt: skip
                 for run in self._active():
                     if message.job in run.open_jobs():
                         refuse = partial(run.refuse_job, message.job, message.reason)
@@ -147,7 +160,7 @@ class Reconciler:
                 self._look_at_workers = 0.0
             case _:
                 run = self._runs.get(message.study)
-                if run is not None and run.active:
+                if run is not None and run.record.active:
                     self._safely(run, lambda: run.apply(message))
 
     def _submit(self, message: Submit) -> None:
@@ -166,15 +179,13 @@ class Reconciler:
             except UsageError as error:
                 self._outbox.failed.append(_not_taken(message, error))
                 return
-            self._runs[spec.name] = StudyRun(
-                study, self._ledger.storage, self._attempts, self._clock
-            )
+            self._runs[spec.name] = self._take_up(study)
             self._outbox.created.append(spec.name)
-            log.info("study %s: %s", spec.name, spec.task.label)
+            event(log, "study begun", study=spec.name, task=spec.task.label)
             return
-        differing = differences(run.spec, spec)
+        differing = differences(run.record.spec, spec)
         if differing:  # clients look as well, at a snapshot that may be old
-            run.refuse(message.id, another_study(spec.name, differing))
+            run.record.refuse(message.id, another_study(spec.name, differing))
             return
         run.resubmit(message.id, spec)
 
@@ -190,11 +201,10 @@ class Reconciler:
         rate = read_rate(like)
         if run is None and rate is not None:
             return {ledger.HINT: rate}
-        answer = run.answer if run is not None else None
+        answer = run.record.answer if run is not None else None
         if answer is None or answer.best_lr is None:
-            answered = sorted(
-                name for name, one in self._runs.items() if one.answer and one.answer.best_lr
-            )
+            known = {name: one.record.answer for name, one in self._runs.items()}
+            answered = sorted(name for name, one in known.items() if one and one.best_lr)
             found = "has no answer" if run is not None else "is not known here"
             raise UsageError(
                 f"--like: the study {like} {found}. Studies with an answer: "
@@ -220,22 +230,22 @@ class Reconciler:
             if not self._broker.mark():
                 self._redis_was_emptied()
             for run in self._active():
-                run.note_time()
+                run.clock.note()
                 self._recover(run, now)
 
     def _redis_was_emptied(self) -> None:
         """It is new, or came back without its data: put everything there again."""
         if any(job for run in self._active() for job in run.open_jobs()):
             log.warning("Redis has lost its data: running trials go back to their checkpoints")
+        self._shown.clear()
         for run in self._runs.values():
-            run.trials.changed = True
-            if run.active:
+            if run.record.active:
                 self._safely(run, run.redis_was_emptied)
 
     def _recover(self, run: StudyRun, now: float) -> None:
         """Take back jobs that are neither queued nor leased, and send their trials out again."""
         jobs = run.open_jobs()
-        places = self._broker.places([job for job in jobs if job], run.spec.pool)
+        places = self._broker.places([job for job in jobs if job], run.record.spec.pool)
         for job, records in jobs.items():
             if places.get(job) in ("queued", "leased"):
                 self._missing_since.pop(job, None)
@@ -252,7 +262,10 @@ class Reconciler:
                 run.lose_inspection()
             for record in records:
                 if job:
-                    log.warning("study %s: trial %d was lost", run.name, record.number)
+                    event(
+                        log, "trial lost", level=logging.WARNING, study=run.name,
+                        trial=record.number, attempt=record.attempt, job=job,
+                    )  # fmt: skip
                     run.lose(record)
 
     # -- what goes out ----------------------------------------------------------------------------
@@ -261,7 +274,7 @@ class Reconciler:
         """Keep every worker supplied, the studies of a pool in turn."""
         for pool in {worker.pool for worker in self._workers}:
             workers = [worker for worker in self._workers if worker.pool == pool]
-            runs = [run for run in self._active() if run.spec.pool == pool]
+            runs = [run for run in self._active() if run.record.spec.pool == pool]
             free = len(workers) - sum(run.busy_jobs() for run in runs)
             hungry = sorted(runs, key=lambda run: run.busy_jobs())
             while free > 0 and hungry:
@@ -274,26 +287,27 @@ class Reconciler:
 
     def _next_job(self, run: StudyRun, workers: list[WorkerInfo], free: int) -> Job | None:
         told = [worker.lanes for worker in workers if worker.lanes is not None]
-        lanes = min(told, default=None) if run.spec.lanes == "auto" else run.spec.lanes
+        asked = run.record.spec.lanes
+        lanes = min(told, default=None) if asked == "auto" else asked
         return self._safely(run, lambda: run.next_job(lanes, free, _new_id))
 
     def _drop_untrainable(self) -> None:
         """A study whose task could not even be loaded leaves nothing but the news of it."""
         for name, run in list(self._runs.items()):
-            if run.state == StudyState.FAILED and not run.trials:
+            if run.record.state == StudyState.FAILED and not run.trials:
                 self._outbox.failed.append(run.snapshot())
                 self._ledger.drop(name)
                 del self._runs[name]
 
     def _end_if_due(self, run: StudyRun) -> None:
-        reason = run.due()
+        reason = run.end_reason()
         if reason is not None:
             self._end(run, StudyState.COMPLETE, reason)
 
     def _end(self, run: StudyRun, state: StudyState, reason: str) -> None:
         """End a study now: what is running is told to stop and is pruned with what it has."""
         run.finish(state, reason)
-        log.info("study %s: %s (%s)", run.name, state, reason)
+        event(log, "study ended", study=run.name, state=state, reason=reason)
 
     def _let_out(self, now: float) -> None:
         """Everything that rests on what was just committed."""
@@ -301,18 +315,16 @@ class Reconciler:
         for name in outbox.created:
             self._broker.forget(name)
         for run in self._runs.values():
-            for job_id in run.take_withdrawn():
-                self._broker.withdraw(job_id, run.spec.pool)
-            revoked = run.take_revoked()
-            if revoked:
-                self._broker.revoke(revoked)
-            decisions = run.take_decisions()
-            if decisions:
-                self._broker.decide(run.name, decisions)
-            tidy = None if run.active else run.tidy_job(_new_id())
-            if tidy is not None:
-                self._broker.dispatch(tidy, run.spec.pool)
-                run.note_told()
+            effects, pool = run.drain(), run.record.spec.pool
+            for job_id in effects.withdrawn:
+                self._broker.withdraw(job_id, pool)
+            if effects.revoked:
+                self._broker.revoke(effects.revoked)
+            if effects.decisions:
+                self._broker.decide(run.name, effects.decisions)
+            if effects.tidy:
+                self._broker.dispatch(run.jobs.tidy(_new_id()), pool)
+                run.record.set_untold(False)
         for job, pool in outbox.jobs:
             self._broker.dispatch(job, pool)
         for run in self._runs.values():
@@ -321,14 +333,14 @@ class Reconciler:
             self._broker.publish(snapshot, keep=_FAILED_KEPT)
 
     def _publish(self, run: StudyRun, now: float) -> None:
-        due = now - self._published.get(run.name, 0.0) >= _PUBLISH_EVERY
-        if run.trials.changed and (due or not run.active):
-            run.trials.changed = False
-            self._published[run.name] = now
-            pools = {worker.pool for worker in self._workers}
-            waits = run.active and run.spec.pool not in pools
-            note = f"waiting for a worker in pool {run.spec.pool}" if waits else ""
-            self._broker.publish(run.snapshot(note))
+        version, when = self._shown.get(run.name, (None, 0.0))
+        if run.version == version or (run.record.active and now - when < _PUBLISH_EVERY):
+            return
+        self._shown[run.name] = (run.version, now)
+        pool = run.record.spec.pool
+        waits = run.record.active and pool not in {worker.pool for worker in self._workers}
+        note = f"waiting for a worker in pool {pool}" if waits else ""
+        self._broker.publish(run.snapshot(note))
 
 
 def _not_taken(message: Submit, error: UsageError) -> Snapshot:

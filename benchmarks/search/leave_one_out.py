@@ -25,8 +25,9 @@ import optuna
 
 from benchmarks.search.replay import COSTS, Replay
 from benchmarks.search.replay_curves import CurveTask, read_tasks
-from orchestrator.search.freeze_thaw import curve_model
-from orchestrator.search.freeze_thaw.curve_model import Library, Outlook
+from orchestrator.search.freeze_thaw import library
+from orchestrator.search.freeze_thaw.curve_model import Forecast
+from orchestrator.search.freeze_thaw.library import Library
 from orchestrator.search.freeze_thaw.planner import Planner
 
 
@@ -46,8 +47,8 @@ class Judged:
 @cache
 def library_without(problem: str) -> Library:
     """The orchestrator's library, less a problem."""
-    whole = curve_model.library()
-    with np.load(Path(curve_model.__file__).with_name("surfaces.npz")) as data:
+    whole = library.library()
+    with np.load(Path(library.__file__).with_name("surfaces.npz")) as data:
         kept = data["problems"] != problem
     return Library(whole.surfaces[kept], whole.log_weights[kept], whole.noise[kept])
 
@@ -57,7 +58,7 @@ class _Watched(Replay):
 
     def __init__(self, task: CurveTask) -> None:
         self.judged: list[Judged] = []
-        self.looked: Outlook | None = None
+        self.looked: Forecast | None = None
         super().__init__(task, "auto", 0, 1)
 
     def _regret(self) -> float:
@@ -84,16 +85,16 @@ class _Watched(Replay):
 def search(task: CurveTask) -> list[Judged]:
     """One task, by a library that does not hold its problem."""
     replay = _Watched(task)
-    outlook = Planner.outlook
+    forecast = Planner.forecast
 
-    def watched(*arguments: object) -> Outlook:
-        replay.looked = outlook(*arguments)  # type: ignore[arg-type]
+    def watched(*arguments: object) -> Forecast:
+        replay.looked = forecast(*arguments)  # type: ignore[arg-type]
         return replay.looked
 
     left = library_without(task.name.split("/")[0])
     with (
         patch("orchestrator.search.freeze_thaw.planner.library", lambda: left),
-        patch.object(Planner, "outlook", watched),
+        patch.object(Planner, "forecast", watched),
     ):
         replay.result()
     return replay.judged

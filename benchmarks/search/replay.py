@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import optuna
 from rich.console import Console
@@ -45,9 +44,8 @@ from justright.messages import (
     Started,
 )
 from justright.spec import make_spec
-from orchestrator.search.choosing import make_policy
+from orchestrator.search.choosing import choose_policy
 from orchestrator.storage import ledger
-from orchestrator.studies import study_run
 from orchestrator.studies.study_run import StudyRun
 
 COSTS = (0.5, 1, 2, 4, 8)
@@ -100,7 +98,8 @@ class Replay:
         study = optuna.create_study(study_name=task.study, storage=storage)
         study.set_user_attr(ledger.STATE, StudyState.INSPECTING)
         study.set_user_attr(ledger.SPEC, spec.model_dump(mode="json"))
-        self._run = StudyRun(study, storage, max_attempts=3)
+        make_policy = PLAIN.get(policy, choose_policy)
+        self._run = StudyRun(study, storage, max_attempts=3, make_policy=make_policy)
         self._look()
 
     def _look(self) -> None:
@@ -130,11 +129,11 @@ class Replay:
     @property
     def answer(self) -> Answer | None:
         """The study's, once it has ended."""
-        return self._run.answer
+        return self._run.record.answer
 
     def _next(self) -> Job | None:
         began = time.perf_counter()
-        reason = self._run.due()
+        reason = self._run.end_reason()
         if reason is not None:
             self._run.finish(StudyState.COMPLETE, reason)
             return None
@@ -145,10 +144,11 @@ class Replay:
 
     def _regret(self) -> float:
         """Of the answer, or of what it would be now."""
-        answer = self._run.answer
-        if answer is not None:
-            return self._task.regret(answer.best_lr)
-        return self._task.regret((self._run.recommend() or {}).get("lr"))
+        if self.answer is not None:
+            return self._task.regret(self.answer.best_lr)
+        policy = self._run.search.policy
+        found = policy.recommend() if policy is not None else None
+        return self._task.regret((found or {}).get("lr"))
 
     def _train(self, job: Job) -> None:
         """Answer as a worker would, epoch by epoch; trials that are behind catch up first."""
@@ -185,10 +185,10 @@ class Replay:
     def _judge(self, job: Job, step: int) -> set[int]:
         """Stop those that the policy gives up."""
         began = time.perf_counter()
-        self._run.judge()
+        self._run.prune()
         self._thinking += time.perf_counter() - began
         attempts = {work.number: work.attempt for work in job.trials}
-        told = {n: d for n, d in self._run.take_decisions().items() if n in attempts}
+        told = {n: d for n, d in self._run.drain().decisions.items() if n in attempts}
         for number, decision in told.items():
             if decision.attempt == attempts[number]:
                 ids = {"study": job.study, "trial": number, "attempt": attempts[number]}
@@ -209,15 +209,7 @@ def _new_id() -> str:
 
 def replay(task: CurveTask, policy: str, seed: int, lanes: int) -> Result:
     """One study of one task."""
-    plain = PLAIN.get(policy)
-
-    def make(*arguments: Any) -> Any:
-        study, storage, spec, inspection, lr_range, *_ = arguments
-        assert plain is not None
-        return plain(study, storage, spec, inspection.epochs, lr_range)
-
-    with patch.object(study_run, "make_policy", make_policy if plain is None else make):
-        return Replay(task, policy, seed, lanes).result()
+    return Replay(task, policy, seed, lanes).result()
 
 
 def _job(arguments: tuple[CurveTask, str, int], lanes: int) -> Result:

@@ -12,14 +12,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import optuna
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from justright.lifecycle import TrialState
-from justright.spec import StudySpec
-from orchestrator.search.optuna.samplers import search_space
-from orchestrator.search.policy import Policy, Proposal, Round
+from orchestrator.search.policy import Policy, Proposal, SearchContext, Suggestion
+from orchestrator.search.space import search_space
 from orchestrator.storage import ledger
 
 RATES = 27  #: With which the plain searches begin.
@@ -29,19 +26,13 @@ _MANY = 10_000  # trials: what a replay may spend ends the search, not their num
 class Plain(Policy):
     """Spread rates, all for one epoch; how they go on is for the subclasses to say."""
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        storage: BaseStorage,
-        spec: StudySpec,
-        horizon: int,
-        lr_range: tuple[float, float],
-    ) -> None:
-        self._study, self._storage, self._seed = study, storage, spec.seed
-        self._horizon = horizon
-        self.narrow(lr_range)
+    def __init__(self, context: SearchContext) -> None:
+        assert context.inspection.epochs is not None
+        self._study, self._seed = context.study, context.spec.seed
+        self._horizon = context.inspection.epochs
+        self.restrict_range(context.lr_range)
 
-    def narrow(self, lr_range: tuple[float, float]) -> None:
+    def restrict_range(self, lr_range: tuple[float, float]) -> None:
         low, high = lr_range
         self._space = search_space(lr_range)
         steps = [low * (high / low) ** (i / (RATES - 1)) for i in range(RATES)]
@@ -51,28 +42,28 @@ class Plain(Policy):
     def total(self) -> int:
         return RATES
 
-    def next(self, lanes: int | None, workers: int) -> Round:
+    def suggest(self, lanes: int | None, workers: int) -> Suggestion:
         trials = self._trials()
         if len(trials) < RATES:
             new = [self._ask(rate) for rate in self._rates[len(trials) :][:lanes]]
-            return Round(until=1, new=tuple(new), thaw=())
+            return Suggestion(until=1, start=tuple(new))
         if any(_state(trial) in (TrialState.QUEUED, TrialState.RUNNING) for trial in trials):
-            return Round(until=None, new=(), thaw=())  # they are ranked when all are there
+            return Suggestion()  # they are ranked when all are there
         until, behind = self._longer(trials)
-        thaw = tuple(trial.number for trial in behind[:lanes])
-        return Round(until=until if until < self._horizon else None, new=(), thaw=thaw)
+        resume = tuple(trial.number for trial in behind[:lanes])
+        return Suggestion(until=until if until < self._horizon else None, resume=resume)
 
     @abstractmethod
     def _longer(self, trials: Sequence[FrozenTrial]) -> tuple[int, list[FrozenTrial]]:
         """Which trials that rest go on next, the best first, and until which step."""
 
-    def finished(self) -> str | None:
+    def stop_reason(self) -> str | None:
         trials = self._trials()
         if len(trials) < RATES or any(not trial.state.is_finished() for trial in trials):
             return None
         return "trials"
 
-    def judge(self, trial: FrozenTrial) -> str | None:
+    def should_stop(self, trial: FrozenTrial) -> str | None:
         return None
 
     def recommend(self) -> dict[str, Any] | None:

@@ -12,13 +12,13 @@ from typing import Any
 
 from justright.lifecycle import StudyState, TrialState
 from justright.messages import Answer
+from orchestrator.search.policy import PLATEAU_SHARE
 
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
 _T95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _Z95 = 1.96
 _NEIGHBOURS = 7  # rates around the best that the local fit uses
-_NEAR = 1.0 + 1e-9  # decades around the best in which the loss is like a parabola
-_PLATEAU = 0.01  # share of the loss's scale that counts as equally good
+_PARABOLIC = 1.0 + 1e-9  # decades around the best in which the loss is like a parabola
 
 
 @dataclass
@@ -135,7 +135,7 @@ def _interval(best: _Rate, rates: Sequence[_Rate]) -> tuple[float, float] | None
         return best.mean - half, best.mean + half
     near = sorted(_alike(best, rates), key=lambda rate: abs(math.log(rate.lr / best.lr)))
     points = [(math.log10(rate.lr / best.lr), rate.mean) for rate in near[:_NEIGHBOURS]]
-    points = [(x, loss) for x, loss in points if abs(x) <= _NEAR]
+    points = [(x, loss) for x, loss in points if abs(x) <= _PARABOLIC]
     freedom = len(points) - 3
     if freedom < 1 or len({x for x, _ in points}) < 4:
         return None
@@ -177,7 +177,7 @@ def _plateau(
     alike = _alike(best, rates)
     worst = max(rate.mean for rate in alike)
     scale = max((initial if initial is not None else worst) - best.mean, 0.0)
-    limit = best.mean + _PLATEAU * scale
+    limit = best.mean + PLATEAU_SHARE * scale
     pruned = [r for r in results if r.state == TrialState.PRUNED and r.params == best.params]
     # A pruned trial's lowest loss is what it would have reached at worst.
     alike += [

@@ -7,13 +7,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from justright.spec import StudySpec
-from orchestrator.search.policy import Proposal, originals
+from orchestrator.search.policy import Proposal, SearchContext, originals
 from orchestrator.storage import ledger
 
 _SEPARATE = 3.0  # standard errors
@@ -23,8 +20,8 @@ FINALISTS = 3  # rates that are trained again with other seeds when replicates a
 class Asking:
     """Asks one study for trials, each with its seed."""
 
-    def __init__(self, study: optuna.Study, storage: BaseStorage, spec: StudySpec) -> None:
-        self._study, self._storage, self._spec = study, storage, spec
+    def __init__(self, context: SearchContext) -> None:
+        self._study, self._storage, self._spec = context.study, context.storage, context.spec
 
     def asked(self) -> list[FrozenTrial]:
         """All trials so far that have a rate."""

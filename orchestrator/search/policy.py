@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from justright.messages import Inspection
+from justright.spec import StudySpec
 from orchestrator.storage import ledger
+
+PLATEAU_SHARE = 0.01  #: Of all that training gains: within it a rate counts as equally good.
+
+
+@dataclass(frozen=True)
+class SearchContext:
+    """What every policy is made from. A policy made anew from it decides as the last one would."""
+
+    study: optuna.Study  #: Where trials are asked, and what it knows of them.
+    storage: BaseStorage  #: The same, for what Optuna's study does not write.
+    spec: StudySpec  #: What the user asked for.
+    inspection: Inspection  #: What a worker saw of the task.
+    lr_range: tuple[float, float]  #: The rates to search, lowest and highest.
+    hint: float | None = None  #: The best rate of a study of a similar task.
 
 
 @dataclass(frozen=True)
@@ -26,16 +44,16 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Round:
-    """What one job shall train, all to the same step: new trials, and paused ones by number."""
+class Suggestion:
+    """What one job shall train, all to the same step. An empty one: nothing at present."""
 
-    until: int | None = None  #: None: to the horizon.
-    new: tuple[Proposal, ...] = ()
-    thaw: tuple[int, ...] = ()
+    until: int | None = None  #: The step to train to; None: the horizon.
+    start: tuple[Proposal, ...] = ()  #: New trials.
+    resume: tuple[int, ...] = ()  #: Paused trials that go on, by number.
 
 
 @dataclass(frozen=True)
-class Expected:
+class Estimate:
     """What a search knows of its answer beyond the trials that have come to their end."""
 
     plateau: tuple[float, float]  #: The rates that may be as good.
@@ -43,31 +61,35 @@ class Expected:
 
 
 class Policy(ABC):
-    """Decides for one study. Everything it knows is in the study, so it can be made anew."""
+    """Decides for one study.
+
+    Everything that a policy knows is in the study, so it can be made anew at any time: its calls
+    may be repeated, and only ``suggest`` writes (it asks for new trials).
+    """
 
     @property
     @abstractmethod
     def total(self) -> int:
-        """How many trials it will propose, as far as it knows."""
+        """How many trials it will ask for, as far as it knows."""
 
     @abstractmethod
-    def next(self, lanes: int | None, workers: int) -> Round:
-        """What the next job shall train; an empty round: nothing at present.
+    def suggest(self, lanes: int | None, workers: int) -> Suggestion:
+        """What the next job shall train.
 
         ``lanes``: the most trials of a job; None: as many as pay. Those ``workers`` that are free
         share what is left.
         """
 
     @abstractmethod
-    def finished(self) -> str | None:
+    def stop_reason(self) -> str | None:
         """Why the search is over, asked while nothing is in training; None: it goes on."""
 
     @abstractmethod
-    def judge(self, trial: FrozenTrial) -> str | None:
+    def should_stop(self, trial: FrozenTrial) -> str | None:
         """Why this trial should stop after its latest report, or None: it goes on."""
 
     @abstractmethod
-    def narrow(self, lr_range: tuple[float, float]) -> None:
+    def restrict_range(self, lr_range: tuple[float, float]) -> None:
         """From now on, search in this range only."""
 
     @abstractmethod
@@ -75,9 +97,12 @@ class Policy(ABC):
         """What it would answer if it stopped now: the rate as ``lr``, and what else it searches.
         None: nothing is known."""
 
-    def expect(self, lr: float, loss: float, params: Mapping[str, Any]) -> Expected | None:
+    def estimate(self, lr: float, loss: float, params: Mapping[str, Any]) -> Estimate | None:
         """What to expect about an answer; None: no more than what its trials tell."""
         return None
+
+
+PolicyFactory = Callable[[SearchContext], Policy]
 
 
 def originals(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

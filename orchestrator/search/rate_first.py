@@ -17,51 +17,49 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from justright.messages import Inspection
-from justright.spec import StudySpec
-from orchestrator.answers.importance import as_complete
 from orchestrator.search.asking import Asking
 from orchestrator.search.freeze_thaw.policy import FreezeThawPolicy
-from orchestrator.search.optuna.samplers import Distributions, make_pruner
-from orchestrator.search.policy import Expected, Policy, Proposal, Round, originals
+from orchestrator.search.lessons import as_complete
+from orchestrator.search.optuna.pruners import make_pruner
+from orchestrator.search.policy import (
+    Estimate,
+    Policy,
+    Proposal,
+    SearchContext,
+    Suggestion,
+    originals,
+)
+from orchestrator.search.space import Distributions, beside_the_rate
 from orchestrator.storage import ledger
 
 _SHIFT = "decades"  # from the expected rate: what TPE searches in place of the rate
-_NEAR = 1.0  # decades around the expected rate that are searched
-_FIRST_NEAR = 0.3  # ... by the spread start
+_SEARCHED = 1.0  # decades around the expected rate that are searched
+_SPREAD = 0.3  # ... by the spread start
 _AFTER = 0.1  # share of the horizon after its warm-up before which a trial is not given up
 _ONECYCLE = 0.3  # the warm-up of that schedule
+_RATE_SHARE = 0.5  # of the trials that the search of the rate alone may take
 _ROUNDS = 4  # in which TPE proposes its trials, at least
 
 
 class RateFirstPolicy(Policy):
     """Searches the rate, then the settings beside it."""
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        storage: BaseStorage,
-        spec: StudySpec,
-        inspection: Inspection,
-        lr_range: tuple[float, float],
-        beside: Distributions,
-        hint: float | None = None,
-    ) -> None:
-        """``beside``: what is searched beside the rate."""
-        self._study, self._asking = study, Asking(study, storage, spec)
-        self._spec, self._inspection, self._beside = spec, inspection, beside
-        self._base = base_values(beside, inspection.details)
-        study.pruner = make_pruner(spec, inspection.epochs, inspection.initial_loss)
-        alone = spec.model_copy(update={"trials": math.ceil(spec.trials / 2), "replicates": 1})
+    def __init__(self, context: SearchContext) -> None:
+        self._study, self._asking = context.study, Asking(context)
+        self._spec, self._inspection = spec, inspection = context.spec, context.inspection
+        self._beside = beside_the_rate(spec, inspection.search_schedule)
+        self._base = base_values(self._beside, inspection.details)
+        self._study.pruner = make_pruner(spec, inspection.epochs, inspection.initial_loss)
+        half = math.ceil(_RATE_SHARE * spec.trials)
+        alone = spec.model_copy(update={"trials": half, "replicates": 1})
         self._rate = FreezeThawPolicy(
-            study, storage, alone, inspection, lr_range, hint, fixed=self._base, beside=beside
+            replace(context, spec=alone), fixed=self._base, beside=self._beside
         )
 
-    def narrow(self, lr_range: tuple[float, float]) -> None:
-        self._rate.narrow(lr_range)
+    def restrict_range(self, lr_range: tuple[float, float]) -> None:
+        self._rate.restrict_range(lr_range)
 
     @property
     def _space(self) -> Distributions:
@@ -75,20 +73,20 @@ class RateFirstPolicy(Policy):
         missing = len(self._asking.missing_replicates(trials))
         return max(len(trials) + missing, self._spec.trials)
 
-    def next(self, lanes: int | None, workers: int) -> Round:
+    def suggest(self, lanes: int | None, workers: int) -> Suggestion:
         trials = self._asking.asked()
         later = [t for t in originals(trials) if ledger.BESIDE in t.user_attrs]
         if not later:
-            found = self._rate.next(lanes, workers)
-            if found.new or found.thaw or not self._rate.over:
+            found = self._rate.suggest(lanes, workers)
+            if found.start or found.resume or not self._rate.over:
                 return found
         left = self._spec.trials - len(originals(trials))
         lanes = lanes or self._inspection.plan.lanes
         if left > 0:
-            return Round(new=self._proposals(self._at_once(later, left, lanes, workers)))
+            return Suggestion(start=self._proposals(self._at_once(later, left, lanes, workers)))
         if any(not trial.state.is_finished() for trial in later):
-            return Round()
-        return Round(new=self._asking.replicates(self._space, lanes))
+            return Suggestion()
+        return Suggestion(start=self._asking.replicates(self._space, lanes))
 
     def _at_once(self, later: list[FrozenTrial], left: int, lanes: int, workers: int) -> int:
         """How many to propose now: of what runs, TPE has not learned yet."""
@@ -112,14 +110,14 @@ class RateFirstPolicy(Policy):
             found.append(self._asking.ask(self._space))
         return tuple(found)
 
-    def finished(self) -> str | None:
+    def stop_reason(self) -> str | None:
         trials = self._asking.asked()
         later = any(ledger.BESIDE in trial.user_attrs for trial in trials)
         if len(originals(trials)) < self._spec.trials or not (later or self._rate.over):
             return None
         return None if self._asking.missing_replicates(trials) else "trials"
 
-    def judge(self, trial: FrozenTrial) -> str | None:
+    def should_stop(self, trial: FrozenTrial) -> str | None:
         if ledger.BESIDE not in trial.user_attrs or ledger.REPLICATE_OF in trial.user_attrs:
             return None
         assert self._inspection.epochs is not None
@@ -154,7 +152,7 @@ class RateFirstPolicy(Policy):
         count = self._spread
         random = np.random.default_rng((self._spec.seed, len(self._beside)))
         found: dict[str, Any] = {}
-        near = FloatDistribution(-_FIRST_NEAR, _FIRST_NEAR)
+        near = FloatDistribution(-_SPREAD, _SPREAD)
         for name, distribution in {_SHIFT: near, **self._beside}.items():
             shares = (random.permutation(count) + random.random(count)) / count
             found[name] = at_share(distribution, float(shares[number]))
@@ -165,11 +163,11 @@ class RateFirstPolicy(Policy):
         sampler = optuna.samplers.TPESampler(
             seed=(self._spec.seed * 7919 + number) % 2**31, multivariate=True, n_startup_trials=0
         )
-        space = {_SHIFT: FloatDistribution(-_NEAR, _NEAR), **self._beside}
+        space = {_SHIFT: FloatDistribution(-_SEARCHED, _SEARCHED), **self._beside}
         lesson = optuna.create_study(sampler=sampler)
         for trial in as_complete(self._asking.asked()):
             shift = math.log10(trial.params["lr"] / self._expected_rate(trial.params))
-            if abs(shift) <= _NEAR:
+            if abs(shift) <= _SEARCHED:
                 others = {name: trial.params[name] for name in self._beside}
                 lesson.add_trial(
                     create_trial(
@@ -202,15 +200,15 @@ class RateFirstPolicy(Policy):
             return self._rate.recommend()
         return dict(min(complete, key=lambda trial: trial.value or 0.0).params)
 
-    def expect(self, lr: float, loss: float, params: Mapping[str, Any]) -> Expected | None:
+    def estimate(self, lr: float, loss: float, params: Mapping[str, Any]) -> Estimate | None:
         """What is known of the rate with the task's own settings, moved to the answer's."""
         best = self._rate.best_rate
         if best is None:
             return None
         others = {name: params[name] for name in self._beside if name in params}
         if others == self._base:
-            return self._rate.expect(lr, loss, params)
-        known = self._rate.expect(best, loss, self._base)
+            return self._rate.estimate(lr, loss, params)
+        known = self._rate.estimate(best, loss, self._base)
         if known is None:
             return None
         low, high = known.plateau

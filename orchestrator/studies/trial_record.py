@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from justright.lifecycle import FINISHED, TrialState
 from justright.messages import Failure, TrialView, TrialWork
 from orchestrator.answers.answer import Result
-from orchestrator.answers.diagnosis import Course
+from orchestrator.search.loss_curve import LossCurve
 from orchestrator.search.policy import Proposal
 from orchestrator.storage import ledger
 
@@ -101,10 +101,9 @@ class TrialRecord:
             attempt=self.attempt,
         )
 
-    @property
-    def course(self) -> Course:
-        """What its diagnosis rests on."""
-        return Course(self.lr, self.by_step, self.train, bool(self.diverged))
+    def curve(self, initial_loss: float | None) -> LossCurve:
+        """Its losses, as its diagnosis reads them. ``initial_loss`` is the untrained one."""
+        return LossCurve(self.lr, self.by_step, initial_loss, self.train, bool(self.diverged))
 
     def view(self, diagnosis: str = "") -> TrialView:
         # A trial that ended before it heard that it should stop was not stopped.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.search.freeze_thaw.curve_model import Curve
+from orchestrator.search.loss_curve import LossCurve
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Made:
 
     initial = 2.3
 
-    def losses(self, decades: float, epochs: int) -> Curve:
+    def losses(self, decades: float, epochs: int) -> LossCurve:
         """The curve of a rate until an epoch."""
         dies = self._dies(decades)
         found = [self.initial]
         for epoch in range(1, epochs + 1):
             if epoch >= dies:
-                return Curve(np.array(found), diverged=True)
+                return LossCurve.of(found, diverged=True)
             found.append(self.loss(decades, epoch))
-        return Curve(np.array(found))
+        return LossCurve.of(found)
 
     def _dies(self, decades: float) -> float:
         if decades >= self.wall:
@@ -68,4 +68,4 @@ def regret(task: Made, decades: float, low: float = -5.0, high: float = 1.0) -> 
     return min(1.0, (got - float(whole.min())) / (middle - float(whole.min())))
 
 
-Train = Callable[[float, int], Curve]
+Train = Callable[[float, int], LossCurve]

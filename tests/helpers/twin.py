@@ -31,6 +31,8 @@ from justright.messages import (
 from justright.settings import Settings
 from justright.spec import StudySpec, TaskRef
 from orchestrator.reconcile import Reconciler
+from orchestrator.search.choosing import choose_policy
+from orchestrator.search.policy import PolicyFactory
 from orchestrator.storage.ledger import Ledger, open_ledger
 
 HORIZON = 9
@@ -137,7 +139,14 @@ class TwinWorker:
 class House:
     """One orchestrator on a journal, with twin workers."""
 
-    def __init__(self, folder: Path, workers: int = 1, lanes: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workers: int = 1,
+        lanes: int = 1,
+        make_policy: PolicyFactory = choose_policy,
+    ) -> None:
+        self._make_policy = make_policy
         self.clock = Clock()
         self.broker = MemoryBroker(self.clock)
         self.place = str(folder / "journal.log")
@@ -149,7 +158,7 @@ class House:
             worker.come()
 
     def make(self, broker: Broker, ledger: Ledger) -> Reconciler:
-        return Reconciler(broker, ledger, self.settings, self.clock)
+        return Reconciler(broker, ledger, self.settings, self.clock, self._make_policy)
 
     def submit(self, submission: str = "s1", **values: Any) -> StudySpec:
         task = TaskRef(target="/tasks/t.py:T")

@@ -18,6 +18,7 @@ from justright.spec import StudySpec, TaskRef
 from justright.task import Task
 from orchestrator.reconcile import Reconciler
 from orchestrator.search.asking import Asking
+from orchestrator.search.policy import PolicyFactory
 from orchestrator.storage import ledger
 from orchestrator.storage.journal import GroupCommitJournal
 from orchestrator.storage.ledger import open_ledger
@@ -34,14 +35,15 @@ RANGE = (2e-4, 1.0)
 STEPS = [1, 1, 1, 1, 2, 2, 4, HORIZON]  # of the eight rates, the worst first
 
 
-@pytest.fixture(autouse=True)
-def _halving(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.studies.study_run.make_policy", Halving)
-
-
-def start(folder: Path, workers: int = 1, lanes: int = 1, shared: bool = True) -> House:
+def start(
+    folder: Path,
+    workers: int = 1,
+    lanes: int = 1,
+    shared: bool = True,
+    make_policy: PolicyFactory = Halving,
+) -> House:
     """A house with a study of eight rates; ``shared``: checkpoints are, among the workers."""
-    house = House(folder, workers, lanes)
+    house = House(folder, workers, lanes, make_policy)
     for worker in house.workers if shared else ():
         worker.kept = house.workers[0].kept
     house.submit(trials=RATES, lr=RANGE)
@@ -202,11 +204,8 @@ def test_a_worker_that_is_lost_with_a_promoted_trial(tmp_path: Path) -> None:
     assert told(house)[again[0]].user_attrs[ledger.LOST] == 1
 
 
-def test_a_search_that_stalls_fails_its_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("orchestrator.studies.study_run.make_policy", Idle)
-    found = start(tmp_path).run()
+def test_a_search_that_stalls_fails_its_study(tmp_path: Path) -> None:
+    found = start(tmp_path, make_policy=Idle).run()
     assert found.state == StudyState.FAILED
     assert found.failure is not None
     assert "nothing to train" in found.failure.message
@@ -214,7 +213,7 @@ def test_a_search_that_stalls_fails_its_study(
 
 
 def test_a_target_is_met_by_a_trial_that_did_not_complete(tmp_path: Path) -> None:
-    house = House(tmp_path)
+    house = House(tmp_path, make_policy=Halving)
     rate = RANGE[0] * (RANGE[1] / RANGE[0]) ** (4.5 / RATES)  # one of the first rung
     target = bowl(rate, 1)
     house.submit(trials=RATES, lr=RANGE, target=target)
@@ -250,7 +249,7 @@ def test_two_workers_go_on_from_each_others_checkpoints(
     work = ("worker", "--gpus", "none", "--threads", "1", "--tasks", str(EXAMPLES))
     broker = RedisBroker(connect(clean_redis, patient=True), SIGNER)
     books = open_ledger(str(tmp_path / "journal.log"))
-    reconciler = Reconciler(broker, books, Settings(lease=LEASE))
+    reconciler = Reconciler(broker, books, Settings(lease=LEASE), make_policy=Halving)
     spec = StudySpec(
         name="s", task=TaskRef(target=f"{EXAMPLES}/digits.py:Digits"), trials=6, lr=(1e-2, 1.0),
         lanes=lanes,

@@ -18,22 +18,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.floating]
+from orchestrator.search.freeze_thaw.library import DEAD, LOWEST, SHIFTS, SPACING, Library
+from orchestrator.search.loss_curve import Array, LossCurve
 
-# The library's own grid.
-FRACTIONS = np.array(
-    [0.003, 0.006, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.22, 0.32, 0.45, 0.6, 0.8, 1.0]
-)
-LOWEST, SPACING, RATES = -5.0, 0.2, 36
-DEAD = -9.0  #: Stands for the progress of a training that has diverged.
-
-_SHIFTS = np.round(np.arange(-4.0, 4.001, 0.1), 3)  # decades
 _SHIFT_SPREAD = 1.2  # decades: how far good rates of like tasks lie apart
 _MARKS = 1.6  # ratio of the epochs at which curves are compared
 _FLOOR = 0.02  # gaps of progress below it are not told apart
@@ -54,79 +45,13 @@ _DRAWS = 20  # of a training's end, for each sample
 
 
 @dataclass(frozen=True)
-class Library:
-    """Surfaces of progress: (n, rates, fractions), DEAD after divergence; log weights (n,);
-    noise (n,): standard deviation of the best rate's end from seed to seed, in its progress."""
-
-    surfaces: Array
-    log_weights: Array
-    noise: Array
-
-    def at(self, decades: float, fraction: float) -> Array:
-        """Progress at one rate and share of the horizon, for each surface and shift."""
-        place = np.clip((decades - _SHIFTS - LOWEST) / SPACING, 0, RATES - 1)
-        where = np.interp(
-            math.log(max(fraction, FRACTIONS[0])), np.log(FRACTIONS), np.arange(len(FRACTIONS))
-        )
-        before = int(where)
-        after, share = min(before + 1, len(FRACTIONS) - 1), where - before
-        first, second = self.surfaces[:, :, before], self.surfaces[:, :, after]
-        mixed = _mix(first, second, share)
-        low = np.floor(place + 1e-9).astype(int)
-        high = np.minimum(low + 1, RATES - 1)
-        return _mix(mixed[:, low], mixed[:, high], np.clip(place - low, 0, 1))
-
-    def ends(self, surface: npt.NDArray[np.intp], shift: Array, grid: Array) -> Array:
-        """Progress at the horizon of some (surface, shift), over a grid of decades."""
-        place = np.clip((grid[None] - shift[:, None] - LOWEST) / SPACING, 0, RATES - 1)
-        low = np.floor(place + 1e-9).astype(int)
-        high = np.minimum(low + 1, RATES - 1)
-        rows = surface[:, None]
-        ends = self.surfaces[:, :, -1]
-        return _mix(ends[rows, low], ends[rows, high], np.clip(place - low, 0, 1))
-
-
-def _mix(first: Array, second: Array, share: Array | float) -> Array:
-    """Between two, linearly; the nearer one where one of them is dead."""
-    dead = (first < 0) | (second < 0)
-    nearer = np.where(np.asarray(share) < 0.5, first, second)
-    mixed: Array = np.where(dead, nearer, first * (1 - share) + second * share)
-    return mixed
-
-
-@cache
-def library() -> Library:
-    """The library that comes along."""
-    with np.load(Path(__file__).with_name("surfaces.npz")) as data:
-        surfaces = data["surfaces"].astype(np.float32)
-        weights, noise = data["weights"].astype(float), data["noise"].astype(float)
-        return Library(surfaces, np.log(weights), noise)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A rate's losses, the untrained one first, one for each epoch; all of them finite.
-
-    ``diverged``: in the epoch after the last one.
-    """
-
-    losses: Array
-    diverged: bool = False
-
-    @property
-    def epochs(self) -> int:
-        """Epochs trained, the diverging one included."""
-        return len(self.losses) - 1 + self.diverged
-
-
-@dataclass(frozen=True)
-class Outlook:
+class Forecast:
     """Samples of how all rates would end. ``progress``: (samples, rates), -inf where it diverges;
     in units of the leader's expected end."""
 
     grid: Array
     progress: Array
-    regret: Array  #: Expected, for each rate.
+    regret: Array  #: Estimate, for each rate.
     noise: Array  #: (samples,) standard deviation of an end from seed to seed, in the same units.
 
     @property
@@ -178,25 +103,25 @@ class CurveModel:
     ) -> None:
         """``grid``: decades, ascending. ``hint``: the best rate of a like task, in decades."""
         self._prior, self._initial, self._horizon, self._grid = prior, initial_loss, horizon, grid
-        self._start = prior.log_weights[:, None] - 0.5 * (_SHIFTS / _SHIFT_SPREAD)[None] ** 2
+        self._start = prior.log_weights[:, None] - 0.5 * (SHIFTS / _SHIFT_SPREAD)[None] ** 2
         if hint is not None:
             self._start = self._start + _hinted(prior, hint)
         self._known: dict[tuple[float, int], Array] = {}
         self._at_marks: dict[int, tuple[object, Array]] = {}
-        self._curves: dict[float, Curve] = {}
+        self._curves: dict[float, LossCurve] = {}
 
-    def observe(self, curves: Mapping[float, Curve]) -> None:
+    def observe(self, curves: Mapping[float, LossCurve]) -> None:
         """All that was seen, by decades."""
         self._curves = dict(curves)
 
-    def outlook(self, random: np.random.Generator, samples: int = SAMPLES) -> Outlook:
+    def forecast(self, random: np.random.Generator, samples: int = SAMPLES) -> Forecast:
         """What to expect at the horizon."""
         weights = self.posterior().ravel()
         marks = (random.random() + np.arange(samples)) / samples
         drawn = np.minimum(np.searchsorted(np.cumsum(weights), marks), len(weights) - 1)
         kinds, back = np.unique(drawn, return_inverse=True)
-        surface, shift = np.divmod(kinds, len(_SHIFTS))
-        ends = self._prior.ends(surface, _SHIFTS[shift], self._grid)
+        surface, shift = np.divmod(kinds, len(SHIFTS))
+        ends = self._prior.ends(surface, SHIFTS[shift], self._grid)
         dead, span = (ends < 0)[back], _spans(np.where(ends < 0, -np.inf, ends))[back]
         alive = [x for x, curve in sorted(self._curves.items()) if not curve.diverged]
         correction, spread, seen = self._residuals(kinds, alive)
@@ -206,12 +131,12 @@ class CurveModel:
         for x, reached in zip(alive, seen.T, strict=True):
             place = int(np.argmin(np.abs(self._grid - x)))
             progress[:, place] = np.maximum(progress[:, place], reached[back])
-            if self._curves[x].epochs >= self._horizon:
+            if self._curves[x].steps >= self._horizon:
                 dead[:, : place + 1] = False
         dead |= self._walls(random, samples, alive)
         progress = np.where(dead, -np.inf, progress)
         noise_of = self._prior.noise[surface][back]
-        return Outlook(self._grid, progress, _regrets(progress).mean(0), noise_of)
+        return Forecast(self._grid, progress, _regrets(progress).mean(0), noise_of)
 
     # -- how likely each surface and shift is -------------------------------------------------
 
@@ -229,7 +154,7 @@ class CurveModel:
 
     def _marks(self) -> list[int]:
         """The epochs at which curves are compared."""
-        last = max((curve.epochs for curve in self._curves.values()), default=0)
+        last = max((curve.steps for curve in self._curves.values()), default=0)
         marks = [1]
         while (following := max(marks[-1] + 1, round(marks[-1] * _MARKS))) <= last:
             marks.append(following)
@@ -242,15 +167,15 @@ class CurveModel:
             self._known[key] = self._prior.at(decades, share).astype(np.float32)
         return self._known[key]
 
-    def _progress(self, curve: Curve, epoch: int) -> float:
-        if curve.diverged and curve.epochs <= epoch:
+    def _progress(self, curve: LossCurve, epoch: int) -> float:
+        if curve.diverged and curve.steps <= epoch:
             return DEAD
         return max(0.0, self._initial - float(curve.losses[: epoch + 1].min()))
 
     def _compare(self, epoch: int) -> Array | None:
         """Log likelihood of the gaps to the leader at an epoch; None where only one got there."""
         curves = self._curves.items()
-        there = sorted(x for x, curve in curves if curve.epochs >= epoch or curve.diverged)
+        there = sorted(x for x, curve in curves if curve.steps >= epoch or curve.diverged)
         if len(there) < 2:
             return None
         progress = np.array([self._progress(self._curves[x], epoch) for x in there])
@@ -267,15 +192,15 @@ class CurveModel:
     def _shapes(self, marks: list[int]) -> Array | float:
         """Log likelihood of how the rates that were trained longest have come to where they are."""
         alive = {x: curve for x, curve in self._curves.items() if not curve.diverged}
-        longest = sorted(alive, key=lambda x: (-alive[x].epochs, alive[x].losses.min()))[:3]
+        longest = sorted(alive, key=lambda x: (-alive[x].steps, alive[x].losses.min()))[:3]
         total: Array | float = 0.0
         for x in longest:
             curve = alive[x]
-            end = self._progress(curve, curve.epochs)
-            before = [mark for mark in marks if mark < curve.epochs]
+            end = self._progress(curve, curve.steps)
+            before = [mark for mark in marks if mark < curve.steps]
             if end <= 0 or not before:
                 continue
-            expected = self._expected(x, curve.epochs)
+            expected = self._expected(x, curve.steps)
             for mark in before:
                 seen = _gaps(np.array(self._progress(curve, mark)), np.array(end))
                 like = _gaps(self._expected(x, mark), np.where(expected < 0, 1.0, expected))
@@ -296,13 +221,10 @@ class CurveModel:
         if not alive:
             return 0.0, np.linalg.cholesky(kernel + jitter), np.empty((len(kinds), 0))
         curves = [self._curves[x] for x in alive]
-        epochs = np.array([curve.epochs for curve in curves])
-        progress = np.array([self._progress(c, c.epochs) for c in curves])
+        epochs = np.array([curve.steps for curve in curves])
+        progress = np.array([self._progress(c, c.steps) for c in curves])
         expected = np.stack(
-            [
-                self._expected(x, c.epochs).ravel()[kinds]
-                for x, c in zip(alive, curves, strict=True)
-            ],
+            [self._expected(x, c.steps).ravel()[kinds] for x, c in zip(alive, curves, strict=True)],
             -1,
         )
         # The new task's unit of progress: from the leaders, mostly the longest trained.
@@ -328,16 +250,16 @@ class CurveModel:
         if not lost:
             return np.zeros((samples, len(self._grid)), bool)
         coldest = min(lost)
-        longest = max((self._curves[x].epochs for x in alive), default=0)
-        deep = [x for x in alive if self._curves[x].epochs >= longest / 2 and x < coldest]
+        longest = max((self._curves[x].steps for x in alive), default=0)
+        deep = [x for x in alive if self._curves[x].steps >= longest / 2 and x < coldest]
         safe = max(deep, default=float(self._grid[0]))
         astray = random.random(samples) < _WALL_ASTRAY
         wall = np.where(astray, random.uniform(min(safe, coldest), coldest, samples), coldest)
-        since = np.where(astray, max(longest, 1), max(self._curves[coldest].epochs, 1))
+        since = np.where(astray, max(longest, 1), max(self._curves[coldest].steps, 1))
         step = _WALL_STEP + _WALL_DRIFT * np.log10(np.maximum(1, self._horizon / since))
         moves = random.random(samples) >= _WALL_STAYS
         wall = wall - moves * random.exponential(1, samples) * step
-        ended = [x for x in alive if self._curves[x].epochs >= self._horizon]
+        ended = [x for x in alive if self._curves[x].steps >= self._horizon]
         if ended:
             wall = np.maximum(wall, max(ended) + 1e-6)
         wall = np.minimum(wall, coldest)
@@ -384,6 +306,6 @@ def _hinted(prior: Library, hint: float) -> Array:
     """Log weights of (surface, shift) by how near their best rate is to a hint."""
     ends = prior.surfaces[:, :, -1]
     best = LOWEST + SPACING * np.argmax(ends, 1)
-    away = best[:, None] + _SHIFTS[None] - hint
+    away = best[:, None] + SHIFTS[None] - hint
     near: Array = np.log(0.2 + np.exp(-0.5 * (away / 0.4) ** 2))
     return near

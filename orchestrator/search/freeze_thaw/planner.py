@@ -15,7 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.search.freeze_thaw.curve_model import Array, Curve, CurveModel, Outlook, library
+from orchestrator.search.freeze_thaw.curve_model import CurveModel, Forecast
+from orchestrator.search.freeze_thaw.library import library
+from orchestrator.search.loss_curve import Array, LossCurve
 
 STEP = 0.1  #: decades between the rates that are considered, multiples of it: 1, 1.26, 1.58, 2 ...
 _PROBES, _FEWEST = 9, 4  # rates of the start where the range is _USUAL decades wide
@@ -73,7 +75,7 @@ class Planner:
         self.grid = grid_of(*allowed)
         self._asked = asked
         self._model = CurveModel(library(), initial_loss, horizon, self.grid, hint)
-        self._looked: tuple[object, Outlook] | None = None
+        self._forecast: tuple[object, Forecast] | None = None
 
     # -- the start ----------------------------------------------------------------------------
 
@@ -98,19 +100,19 @@ class Planner:
 
     # -- later --------------------------------------------------------------------------------
 
-    def outlook(self, curves: Mapping[float, Curve]) -> Outlook:
+    def forecast(self, curves: Mapping[float, LossCurve]) -> Forecast:
         """What to expect at the horizon. The same curves give the same samples."""
-        key = tuple(sorted((x, curve.epochs, curve.diverged) for x, curve in curves.items()))
-        if self._looked is None or self._looked[0] != key:
-            spent = sum(curve.epochs for curve in curves.values())
+        key = tuple(sorted((x, curve.steps, curve.diverged) for x, curve in curves.items()))
+        if self._forecast is None or self._forecast[0] != key:
+            spent = sum(curve.steps for curve in curves.values())
             self._model.observe(curves)
-            outlook = self._model.outlook(np.random.default_rng((self._seed, spent)))
-            self._looked = (key, outlook)
-        return self._looked[1]
+            forecast = self._model.forecast(np.random.default_rng((self._seed, spent)))
+            self._forecast = (key, forecast)
+        return self._forecast[1]
 
     def plan(
         self,
-        curves: Mapping[float, Curve],
+        curves: Mapping[float, LossCurve],
         busy: Collection[float],
         closed: Collection[float] = (),
         *,
@@ -124,11 +126,11 @@ class Planner:
         trainings in the job. ``capacity``: trainings that can go on at once, everywhere. ``new``:
         rates that may still be begun.
         """
-        outlook = self.outlook(curves)
-        rung = max((c.epochs for c in curves.values() if not c.diverged), default=1)
+        forecast = self.forecast(curves)
+        rung = max((c.steps for c in curves.values() if not c.diverged), default=1)
         while True:
             count = self._count(curves, rung, capacity)
-            wanted = self._candidates(outlook, curves, closed, count, new)
+            wanted = self._candidates(forecast, curves, closed, count, new)
             behind = [x for x in wanted if _epochs(curves, x) < rung]
             free = [x for x in behind if x not in busy]
             if free:
@@ -136,10 +138,10 @@ class Planner:
             if behind or any(x in busy for x in wanted):
                 return None  # what is in training tells more
             if rung >= self.horizon:
-                return self._anything(outlook, curves, {*busy, *closed}, new)
+                return self._anything(forecast, curves, {*busy, *closed}, new)
             rung = min(self.horizon, max(rung + 1, round(rung * _RUNG)))
 
-    def _count(self, curves: Mapping[float, Curve], rung: int, capacity: int) -> int:
+    def _count(self, curves: Mapping[float, LossCurve], rung: int, capacity: int) -> int:
         """How many rates compete on a rung. What can be trained beside costs little time."""
         ended = any(self._ended(curve) for curve in curves.values())
         share = rung / self.horizon
@@ -149,13 +151,13 @@ class Planner:
         beside = next(most for until, most in _BESIDE if share < until)
         return max(alone, min(capacity, beside))
 
-    def _ended(self, curve: Curve) -> bool:
-        return not curve.diverged and curve.epochs >= self.horizon
+    def _ended(self, curve: LossCurve) -> bool:
+        return not curve.diverged and curve.steps >= self.horizon
 
     def _candidates(
         self,
-        outlook: Outlook,
-        curves: Mapping[float, Curve],
+        forecast: Forecast,
+        curves: Mapping[float, LossCurve],
         closed: Collection[float],
         count: int,
         new: int,
@@ -164,14 +166,14 @@ class Planner:
 
         A rate that is in training or frozen nearby stands for one that is not.
         """
-        winners = outlook.winners()
+        winners = forecast.winners()
         if len(winners) == 0:  # all seems lost: halve what is colder than all that was tried
             x = self.nearest((self.grid[0] + min(curves, default=self.grid[-1])) / 2)
             return [x] if new > 0 and x not in curves and x not in closed else []
         low, high = np.quantile(winners, [0.1, 0.9])
         apart = max(min(_NEAREST, 2 * self._step), (high - low) / (count + 1))
         quantiles = np.quantile(winners, (np.arange(count) + 0.5) / count)
-        places = [outlook.best, *map(float, quantiles)]
+        places = [forecast.best, *map(float, quantiles)]
         chosen: list[float] = []
         for place in places:
             if any(abs(place - x) < 0.7 * apart for x in chosen):
@@ -179,7 +181,7 @@ class Planner:
             near = [x for x in curves if abs(x - place) <= apart / 2 + 1e-9]
             near = [x for x in near if not curves[x].diverged and x not in closed]
             if near:
-                x = max((curves[one].epochs, -abs(one - place), one) for one in near)[2]
+                x = max((curves[one].steps, -abs(one - place), one) for one in near)[2]
             elif new > 0:
                 x = self.nearest(place)
             else:
@@ -195,7 +197,7 @@ class Planner:
         return float(self.grid[1] - self.grid[0]) if len(self.grid) > 1 else STEP
 
     def _advance(
-        self, free: list[float], curves: Mapping[float, Curve], rung: int, lanes: int
+        self, free: list[float], curves: Mapping[float, LossCurve], rung: int, lanes: int
     ) -> Plan:
         """Those that are furthest behind, one step up: they are judged again before the next."""
 
@@ -212,8 +214,8 @@ class Planner:
 
     def _anything(
         self,
-        outlook: Outlook,
-        curves: Mapping[float, Curve],
+        forecast: Forecast,
+        curves: Mapping[float, LossCurve],
         taken: Collection[float],
         new: int,
     ) -> Plan | None:
@@ -229,16 +231,16 @@ class Planner:
         left = [x for x in map(float, self.grid) if x not in taken and is_open(x)]
         if not left:
             return None
-        return self._advance([min(left, key=outlook.regret_at)], curves, self.horizon, 1)
+        return self._advance([min(left, key=forecast.regret_at)], curves, self.horizon, 1)
 
     # -- the end ------------------------------------------------------------------------------
 
-    def settled(self, curves: Mapping[float, Curve]) -> bool:
+    def settled(self, curves: Mapping[float, LossCurve]) -> bool:
         """Whether the best rate that was trained to the end is good enough to stop at."""
         ended = [x for x, curve in curves.items() if self._ended(curve)]
         if not ended:
             return False
-        epochs = sum(curve.epochs for curve in curves.values())
+        epochs = sum(curve.steps for curve in curves.values())
         best = min(ended, key=lambda x: curves[x].losses.min())
         if epochs >= _MOST * self.horizon or not any(
             c.losses.min() < c.losses[0] for c in curves.values()
@@ -246,8 +248,8 @@ class Planner:
             return True  # long enough; or nothing is learned at any rate
         # Where trainings are short, one more costs little.
         spent = epochs / max(self.horizon, _SHORT)
-        return self.outlook(curves).regret_at(best) <= _WORTH * spent
+        return self.forecast(curves).regret_at(best) <= _WORTH * spent
 
 
-def _epochs(curves: Mapping[float, Curve], x: float) -> int:
-    return curves[x].epochs if x in curves else 0
+def _epochs(curves: Mapping[float, LossCurve], x: float) -> int:
+    return curves[x].steps if x in curves else 0

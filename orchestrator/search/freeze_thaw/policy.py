@@ -14,23 +14,28 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import FloatDistribution
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from justright.lifecycle import TrialState
-from justright.messages import Inspection
-from justright.spec import WIDEST_LR, StudySpec
+from justright.spec import WIDEST_LR
 from orchestrator.search.asking import Asking
-from orchestrator.search.freeze_thaw.curve_model import Curve
 from orchestrator.search.freeze_thaw.planner import Plan, Planner
-from orchestrator.search.optuna.samplers import Distributions
-from orchestrator.search.policy import Expected, Policy, Proposal, Round, originals
+from orchestrator.search.loss_curve import LossCurve
+from orchestrator.search.policy import (
+    PLATEAU_SHARE,
+    Estimate,
+    Policy,
+    Proposal,
+    SearchContext,
+    Suggestion,
+    originals,
+)
+from orchestrator.search.space import Distributions
 from orchestrator.storage import ledger
 
 _REPORTED = 0.5  # share of the first rates that must have reported before any goes on
 _FEW = 16  # rates that a search begins, about
 _SURE = 0.9  # share of like tasks' noise in the interval: on other tasks it holds 95 % or more
-_AS_GOOD = 0.01  # share of all that training gains in which a rate is as good
 _CHANCE = 0.12  # that it is, from which on it belongs to the plateau
 
 
@@ -39,27 +44,21 @@ class FreezeThawPolicy(Policy):
 
     def __init__(
         self,
-        study: optuna.Study,
-        storage: BaseStorage,
-        spec: StudySpec,
-        inspection: Inspection,
-        lr_range: tuple[float, float],
-        hint: float | None = None,
+        context: SearchContext,
         *,
         fixed: Mapping[str, Any] | None = None,
         beside: Distributions | None = None,
     ) -> None:
-        """``hint``: the best rate of a study of a similar task.
-
-        ``beside``: what is searched beside the rate, by others, and here ``fixed``. Trials of
+        """``beside``: what is searched beside the rate, by others, and here ``fixed``. Trials of
         theirs are not looked at.
         """
-        self._asking = Asking(study, storage, spec)
-        self._spec, self._inspection, self._hint = spec, inspection, hint
+        self._asking = Asking(context)
+        self._spec, self._inspection = context.spec, context.inspection
+        self._hint = context.hint
         self._fixed, self._beside = dict(fixed or {}), dict(beside or {})
-        self.narrow(lr_range)
+        self.restrict_range(context.lr_range)
 
-    def narrow(self, lr_range: tuple[float, float]) -> None:
+    def restrict_range(self, lr_range: tuple[float, float]) -> None:
         low, high = lr_range if self._spec.lr else WIDEST_LR
         self.distribution = FloatDistribution(low, high, log=True)
         assert self._inspection.epochs is not None
@@ -84,20 +83,20 @@ class FreezeThawPolicy(Policy):
             found[self._planner.nearest(math.log10(trial.params["lr"]))] = trial
         return found
 
-    def _curves(self, trials: dict[float, FrozenTrial]) -> dict[float, Curve]:
+    def _curves(self, trials: dict[float, FrozenTrial]) -> dict[float, LossCurve]:
         return {
             x: self._curve(trial)
             for x, trial in trials.items()
             if trial.intermediate_values or ledger.DIVERGED in trial.user_attrs
         }
 
-    def _curve(self, trial: FrozenTrial) -> Curve:
-        values = trial.intermediate_values
-        losses = [self._inspection.initial_loss or 0.0]
-        for epoch in range(1, max(values, default=0) + 1):  # a lost report changes nothing
-            loss = values.get(epoch, math.nan)
-            losses.append(loss if math.isfinite(loss) else losses[-1])
-        return Curve(np.array(losses), ledger.DIVERGED in trial.user_attrs)
+    def _curve(self, trial: FrozenTrial) -> LossCurve:
+        return LossCurve(
+            trial.params["lr"],
+            trial.intermediate_values,
+            self._inspection.initial_loss,
+            diverged=ledger.DIVERGED in trial.user_attrs,
+        )
 
     def _busy(self, trials: dict[float, FrozenTrial]) -> set[float]:
         """Rates that are in training, or about to be."""
@@ -117,7 +116,7 @@ class FreezeThawPolicy(Policy):
         missing = len(self._asking.missing_replicates(asked)) if self._settled() else 0
         return max(len(asked) + missing, min(self._spec.trials, _FEW))
 
-    def next(self, lanes: int | None, workers: int) -> Round:
+    def suggest(self, lanes: int | None, workers: int) -> Suggestion:
         lanes = lanes or self._inspection.plan.lanes
         trials = self._by_rate()
         curves, busy = self._curves(trials), self._busy(trials)
@@ -127,9 +126,9 @@ class FreezeThawPolicy(Policy):
         missing = [x for x in start if x not in trials]
         if missing and len(trials) < len(start):
             share = math.ceil(len(missing) / workers)
-            return self._round(Plan(1, tuple(missing[: min(lanes, share)])), trials)
+            return self._as_suggestion(Plan(1, tuple(missing[: min(lanes, share)])), trials)
         if len(busy) > (1 - _REPORTED) * len(trials):
-            return Round()
+            return Suggestion()
         plan = self._planner.plan(
             curves,
             busy,
@@ -139,13 +138,13 @@ class FreezeThawPolicy(Policy):
             new=self._spec.trials - len(trials),
         )
         if plan is not None:
-            return self._round(plan, trials)
-        return Round() if busy else self._replicates(lanes)
+            return self._as_suggestion(plan, trials)
+        return Suggestion() if busy else self._replicates(lanes)
 
-    def _round(self, plan: Plan, trials: dict[float, FrozenTrial]) -> Round:
-        thaw = tuple(trials[x].number for x in plan.rates if x in trials)
-        new = tuple(self._start(x, plan.until) for x in plan.rates if x not in trials)
-        return Round(plan.until, new, thaw)
+    def _as_suggestion(self, plan: Plan, trials: dict[float, FrozenTrial]) -> Suggestion:
+        resume = tuple(trials[x].number for x in plan.rates if x in trials)
+        start = tuple(self._start(x, plan.until) for x in plan.rates if x not in trials)
+        return Suggestion(plan.until, start, resume)
 
     def _start(self, decades: float, until: int) -> Proposal:
         space = self.distribution
@@ -157,13 +156,13 @@ class FreezeThawPolicy(Policy):
     def _space(self) -> Distributions:
         return {"lr": self.distribution, **self._beside}
 
-    def _replicates(self, lanes: int) -> Round:
-        return Round(new=self._asking.replicates(self._space, lanes))
+    def _replicates(self, lanes: int) -> Suggestion:
+        return Suggestion(start=self._asking.replicates(self._space, lanes))
 
     def _settled(self) -> bool:
         return self._planner.settled(self._curves(self._by_rate()))
 
-    def finished(self) -> str | None:
+    def stop_reason(self) -> str | None:
         over = self.over
         missing = over and self._asking.missing_replicates(self._asking.asked())
         return None if missing else over
@@ -186,20 +185,20 @@ class FreezeThawPolicy(Policy):
         )
         return "trials" if plan is None else None
 
-    def judge(self, trial: FrozenTrial) -> str | None:
+    def should_stop(self, trial: FrozenTrial) -> str | None:
         return None  # rungs are short: what is not promising stays frozen
 
-    def expect(self, lr: float, loss: float, params: Mapping[str, Any]) -> Expected | None:
+    def estimate(self, lr: float, loss: float, params: Mapping[str, Any]) -> Estimate | None:
         curves = self._curves(self._by_rate())
         if not curves:
             return None
-        outlook, place = self._planner.outlook(curves), math.log10(lr)
-        low, high = outlook.plateau(place, _AS_GOOD, _CHANCE)
+        forecast, place = self._planner.forecast(curves), math.log10(lr)
+        low, high = forecast.plateau(place, PLATEAU_SHARE, _CHANCE)
         alive = [x for x, curve in curves.items() if not curve.diverged]
         low, high = max(low, min(alive, default=place)), min(high, max(alive, default=place))
-        spread = outlook.deviation(np.random.default_rng(self._spec.seed), _SURE)
+        spread = forecast.deviation(np.random.default_rng(self._spec.seed), _SURE)
         gained = max((self._inspection.initial_loss or loss) - loss, 0.0)
-        return Expected((min(lr, 10**low), max(lr, 10**high)), spread * gained)
+        return Estimate((min(lr, 10**low), max(lr, 10**high)), spread * gained)
 
     def recommend(self) -> dict[str, Any] | None:
         rate = self.best_rate
@@ -209,7 +208,7 @@ class FreezeThawPolicy(Policy):
     def best_rate(self) -> float | None:
         """The rate with the lowest expected regret; None: nothing is known."""
         curves = self._curves(self._by_rate())
-        return float(10 ** self._planner.outlook(curves).best) if curves else None
+        return float(10 ** self._planner.forecast(curves).best) if curves else None
 
 
 def _diverged(trial: FrozenTrial) -> bool:

@@ -1,9 +1,8 @@
-"""The default search: spread, then zoom in on the best rate. Optuna's interfaces, for one number.
+"""The search of what cannot pause: a spread, then bisection around the best rate.
 
 The loss over log rate is a bowl with a cliff on its hot side. After a spread start, each new rate
-halves the wider of the two gaps beside the best rate so far, as bisection would; when these are
-finer than the noise of a training, the gaps beside the next best follow. A trial is given up when
-even twice the progress that the best one made from the same epoch on would not carry it there.
+halves the wider of the two gaps beside the best rate so far; when these are finer than the noise of
+a training, the gaps beside the next best follow. It is a sampler in Optuna's sense, for one number.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -22,14 +20,10 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.storage import ledger
 
 RESOLUTION = 0.06  # decades; closer rates differ by less than a change of seed
-_NEAR = 0.3  # decades around the best in which to go on when all gaps are that fine
-_HOPE = 2.0  # times the leader's further progress that a trial is thought capable of
-_AS_GOOD = 0.005  # share of all that training gains in which a trial is as good as the leader
-_FIRST_LOOK = 0.1  # share of the horizon before which nothing is given up
-_LAST_LOOK = 0.8  # ... and from which on the rest is cheap, and a completed trial tells more
+AROUND_BEST = 0.3  # decades around the best in which to go on when all gaps are that fine
 
 
-class ZoomSampler(BaseSampler):
+class BisectionSampler(BaseSampler):
     """Proposes the rate that halves the most promising gap. Other parameters are drawn at random.
 
     Rates that are still in training count as tried, so many may be proposed at once.
@@ -79,7 +73,7 @@ class ZoomSampler(BaseSampler):
         low, high = ends
         if complete:
             best = math.log10(complete[0].params[name])
-            low, high = max(low, best - _NEAR), min(high, best + _NEAR)
+            low, high = max(low, best - AROUND_BEST), min(high, best + AROUND_BEST)
         else:
             dead = [t.params[name] for t in others if ledger.DIVERGED in t.user_attrs]
             high = min([high, *(math.log10(rate) for rate in dead)])
@@ -103,47 +97,3 @@ def _halve(rate: float, tried: Sequence[float]) -> float | None:
     else:
         width, middle = rate - colder, (colder + rate) / 2
     return middle if width >= RESOLUTION else None
-
-
-class HopelessPruner(BasePruner):
-    """Prunes a trial that cannot be expected to reach the best completed one any more.
-
-    From the same epoch on, the leader's lowest loss fell by some amount until its end. A trial
-    that would not get there with _HOPE times that amount is given up. Closeness counts, not rank:
-    neighbours of the leader run on, and who is as good already is not pruned by the leader's luck.
-    """
-
-    def __init__(self, horizon: int | None, initial_loss: float | None = None) -> None:
-        """``initial_loss`` is the untrained one; None: the leader's first one stands for it."""
-        self._horizon, self._initial_loss = horizon, initial_loss
-
-    def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        step = trial.last_step
-        leader = _leader(study)
-        if step is None or leader is None or leader.number == trial.number:
-            return False
-        horizon = self._horizon or max(leader.intermediate_values, default=1)
-        if not _FIRST_LOOK * horizon <= step < _LAST_LOOK * horizon:
-            return False
-        then = _lowest(leader, step)
-        end = min(_lowest(leader, horizon), then)
-        initial = self._initial_loss
-        if initial is None:
-            initial = leader.intermediate_values[min(leader.intermediate_values)]
-        hope = max(_HOPE * (then - end), _AS_GOOD * (initial - end))
-        return _lowest(trial, step) > end + hope
-
-
-def _leader(study: Study) -> FrozenTrial | None:
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return min(
-        (trial for trial in complete if trial.intermediate_values),
-        key=lambda trial: math.inf if trial.value is None else trial.value,
-        default=None,
-    )
-
-
-def _lowest(trial: FrozenTrial, until: int) -> float:
-    """The lowest loss up to a step; inf where there is none."""
-    values = [value for step, value in trial.intermediate_values.items() if step <= until]
-    return min(values, default=math.inf)

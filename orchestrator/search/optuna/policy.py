@@ -6,23 +6,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import optuna
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from justright.messages import Inspection
-from justright.spec import StudySpec
 from orchestrator.search.asking import FINALISTS, Asking
+from orchestrator.search.optuna.pruners import make_pruner
 from orchestrator.search.optuna.samplers import (
     LEARNS_NOTHING,
     TPE_STARTUP,
-    beside_the_rate,
-    make_pruner,
     make_sampler,
-    search_space,
     start_rates,
 )
-from orchestrator.search.policy import Policy, Proposal, Round, originals
+from orchestrator.search.policy import Policy, Proposal, SearchContext, Suggestion, originals
+from orchestrator.search.space import beside_the_rate, search_space
 from orchestrator.storage import ledger
 
 _ROUNDS = 4  # in which a sampler that learns proposes its trials, at least
@@ -31,21 +26,14 @@ _ROUNDS = 4  # in which a sampler that learns proposes its trials, at least
 class OptunaPolicy(Policy):
     """An Optuna sampler and pruner."""
 
-    def __init__(
-        self,
-        study: optuna.Study,
-        storage: BaseStorage,
-        spec: StudySpec,
-        inspection: Inspection,
-        lr_range: tuple[float, float],
-    ) -> None:
-        self._study, self._asking = study, Asking(study, storage, spec)
-        self._spec, self._inspection = spec, inspection
-        study.pruner = make_pruner(spec, inspection.epochs, inspection.initial_loss)
+    def __init__(self, context: SearchContext) -> None:
+        self._study, self._asking = context.study, Asking(context)
+        self._spec, self._inspection = spec, inspection = context.spec, context.inspection
+        self._study.pruner = make_pruner(spec, inspection.epochs, inspection.initial_loss)
         self._beside = beside_the_rate(spec, inspection.search_schedule)
-        self.narrow(lr_range)
+        self.restrict_range(context.lr_range)
 
-    def narrow(self, lr_range: tuple[float, float]) -> None:
+    def restrict_range(self, lr_range: tuple[float, float]) -> None:
         self._starts = start_rates(self._spec, lr_range)
         self._space = search_space(lr_range, self._beside)
         asked = len(self._asking.asked())
@@ -92,14 +80,14 @@ class OptunaPolicy(Policy):
             return self._asking.ask(self._space)
         return None if self._searching(trials) else self._asking.replicate(self._space)
 
-    def next(self, lanes: int | None, workers: int) -> Round:
+    def suggest(self, lanes: int | None, workers: int) -> Suggestion:
         count = lanes or self.at_once(self._inspection.plan.lanes, workers)
         new: list[Proposal] = []
         while len(new) < count and (proposal := self.propose()) is not None:
             new.append(proposal)
-        return Round(new=tuple(new))
+        return Suggestion(start=tuple(new))
 
-    def finished(self) -> str | None:
+    def stop_reason(self) -> str | None:
         return "trials" if self.exhausted else None
 
     def recommend(self) -> dict[str, Any] | None:
@@ -117,7 +105,7 @@ class OptunaPolicy(Policy):
         unfinished = any(not trial.state.is_finished() for trial in searched)
         return unfinished or len(searched) < self._spec.trials
 
-    def judge(self, trial: FrozenTrial) -> str | None:
+    def should_stop(self, trial: FrozenTrial) -> str | None:
         if ledger.REPLICATE_OF in trial.user_attrs or trial.last_step is None:
             return None
         if not self._study.pruner.prune(self._study, trial):

@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners, by the names of the command line.
+"""Optuna's samplers, by the names of the command line.
 
 Two things that Optuna leaves to its users are mended here: samplers learn from trials that were
 pruned or diverged, and a sampler that comes back after a restart does not repeat itself.
@@ -15,45 +15,20 @@ from typing import Any, cast
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from justright.errors import StorageError
-from justright.search_space import DEFAULTS, Searched
 from justright.spec import KNOWN_GOOD_LR, StudySpec
-from orchestrator.search.optuna.bisection import RESOLUTION, HopelessPruner, ZoomSampler
+from orchestrator.search.lessons import above
+from orchestrator.search.optuna.bisection import RESOLUTION, BisectionSampler
+from orchestrator.search.space import Distributions
 from orchestrator.storage import ledger
 
 LEARNS_NOTHING = frozenset({"random", "qmc", "grid"})  #: Samplers that look at no result.
 TPE_STARTUP = 10  #: Trials that TPE, and GP, draw at random first.
 _GRID = 3  # values of a range beside the rate, in a grid
-
-Distributions = dict[str, BaseDistribution]
-
-
-def search_space(
-    lr_range: tuple[float, float], beside: Distributions | None = None
-) -> Distributions:
-    """What is searched: the rate on a log scale, and what else."""
-    return {"lr": FloatDistribution(*lr_range, log=True), **(beside or {})}
-
-
-def beside_the_rate(spec: StudySpec, search_schedule: bool) -> Distributions:
-    """What is searched beside the rate: by the spec, and the schedule if the task wants it."""
-    searched = dict(spec.search)
-    if search_schedule:
-        searched.setdefault("schedule", DEFAULTS["schedule"])
-    return {name: _distribution(searched[name]) for name in sorted(searched)}
-
-
-def _distribution(searched: Searched) -> BaseDistribution:
-    if searched.choices:
-        return CategoricalDistribution(searched.choices)
-    assert searched.low is not None
-    assert searched.high is not None
-    return FloatDistribution(searched.low, searched.high, log=searched.log)
 
 
 def start_rates(spec: StudySpec, lr_range: tuple[float, float]) -> list[float]:
@@ -96,7 +71,7 @@ def make_sampler(spec: StudySpec, space: Distributions, asked: int) -> BaseSampl
     starts = len(start_rates(spec, _lr_range(space)))
     match spec.sampler:
         case "auto" if len(space) == 1:
-            return ZoomSampler(seed)
+            return BisectionSampler(seed)
         case "auto" | "tpe":
             startup = starts if spec.sampler == "auto" else TPE_STARTUP
             sampler: BaseSampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
@@ -153,24 +128,6 @@ def _need(package: str, extra: str) -> None:
             f"this sampler needs {package} where the orchestrator runs: "
             f"pip install 'justright[{extra}]'."
         )
-
-
-def make_pruner(
-    spec: StudySpec, horizon: int | None, initial_loss: float | None = None
-) -> BasePruner:
-    """The pruner of a study; ``horizon`` is in epochs, None where nobody knows it."""
-    longest: int | Any = horizon or "auto"
-    match spec.pruner:
-        case "auto":
-            return HopelessPruner(horizon, initial_loss)
-        case "asha":
-            return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=4)
-        case "hyperband":
-            return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=longest)
-        case "median":
-            return optuna.pruners.MedianPruner()
-        case "none":
-            return optuna.pruners.NopPruner()
 
 
 class EndlessGrid(optuna.samplers.GridSampler):
@@ -325,4 +282,4 @@ def _worse_than_all(trials: Sequence[FrozenTrial]) -> float:
             values.append(last)
     if not values:
         return 1.0
-    return max(values) + 0.5 * (max(values) - min(values)) + 1e-9 * (1 + abs(max(values)))
+    return above(values)

@@ -15,7 +15,7 @@ import pytest
 from benchmarks.search import leave_one_out
 from benchmarks.search.replay import COSTS, replay
 from benchmarks.search.replay_curves import CurvesError, CurveTask, read_tasks
-from orchestrator.search.freeze_thaw.curve_model import library
+from orchestrator.search.freeze_thaw.library import library
 
 HORIZON = 4
 

@@ -9,14 +9,22 @@ from justright.messages import Answer
 from justright.spec import StudySpec, TaskRef
 from orchestrator.answers.advice import with_words
 from orchestrator.answers.answer import Result
-from orchestrator.answers.diagnosis import Course, diagnose
+from orchestrator.answers.diagnosis import diagnose
+from orchestrator.search.loss_curve import LossCurve
 
 INITIAL = 2.3
-LEADER = Course(0.1, dict(enumerate([1.0, 0.6, 0.4, 0.35, 0.33, 0.32], 1)))
+LEADER = LossCurve.of([INITIAL, 1.0, 0.6, 0.4, 0.35, 0.33, 0.32], lr=0.1)
 
 
-def course(lr: float, *losses: float, train: tuple[float, ...] = ()) -> Course:
-    return Course(lr, dict(enumerate(losses, 1)), dict(enumerate(train, 1)))
+def course(
+    lr: float,
+    *losses: float,
+    train: tuple[float, ...] = (),
+    initial: float | None = INITIAL,
+    diverged: bool = False,
+) -> LossCurve:
+    by_step, trained = (dict(enumerate(values, 1)) for values in (losses, train))
+    return LossCurve(lr, by_step, initial, trained, diverged)
 
 
 @pytest.mark.parametrize(
@@ -25,23 +33,23 @@ def course(lr: float, *losses: float, train: tuple[float, ...] = ()) -> Course:
         (course(1e-5, 2.299, 2.298, 2.297), "underfit"),  # has hardly moved, and is colder
         (course(0.001, 2.1, 1.9, 1.7, 1.5), "underfit"),
         (course(0.05, 1.2, 0.7, 0.45, 0.38, 0.34), "healthy"),
-        (course(0.1, *LEADER.losses.values()), "healthy"),
+        (course(0.1, *LEADER.by_step.values()), "healthy"),
         (course(0.05, 1.2, 0.5, 0.6, 0.8, 1.0, train=(1.1, 0.5, 0.4, 0.3, 0.2)), "overfit"),
         (course(0.05, 1.2, 0.5, 0.6, 0.8, 1.0, train=(1.1, 0.5, 0.6, 0.8, 1.0)), "healthy"),
         (course(1.0, 2.3, 2.31, 2.3), "unstable"),  # nothing learned, and hotter
         (course(1.0, 1.0, 2.2, 0.9, 2.0), "unstable"),  # it jumps
         (course(1.0, 9.0, 0.8, 0.7), "unstable"),  # from the first epoch on
-        (Course(10.0, {1: 3.0}, diverged=True), "diverged"),
+        (course(10.0, 3.0, diverged=True), "diverged"),
         (course(1.0), ""),
     ],
 )
-def test_each_kind_has_its_word(trial: Course, expected: str) -> None:
-    assert diagnose(trial, INITIAL, LEADER) == expected
+def test_each_kind_has_its_word(trial: LossCurve, expected: str) -> None:
+    assert diagnose(trial, LEADER) == expected
 
 
 def test_without_a_leader_or_an_untrained_loss_nothing_is_said() -> None:
-    assert diagnose(course(0.1, 1.0), INITIAL, None) == ""
-    assert diagnose(course(0.1, 1.0), None, LEADER) == ""
+    assert diagnose(course(0.1, 1.0), None) == ""
+    assert diagnose(course(0.1, 1.0, initial=None), LEADER) == ""
 
 
 def spec(**values: object) -> StudySpec:

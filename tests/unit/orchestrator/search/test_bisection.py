@@ -14,14 +14,10 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from justright.messages import Inspection
 from justright.spec import StudySpec, TaskRef
-from orchestrator.search.optuna.bisection import (
-    _HOPE,
-    _NEAR,
-    RESOLUTION,
-    HopelessPruner,
-    ZoomSampler,
-)
+from orchestrator.search.optuna.bisection import AROUND_BEST, RESOLUTION, BisectionSampler
 from orchestrator.search.optuna.policy import OptunaPolicy
+from orchestrator.search.optuna.pruners import HOPE, HopelessPruner
+from orchestrator.search.policy import SearchContext
 from orchestrator.storage import ledger
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -47,7 +43,7 @@ def complete(losses: dict[float, float]) -> list[FrozenTrial]:
 
 def propose(trials: Sequence[FrozenTrial], count: int = 1, seed: int = 0) -> list[float]:
     """The decades of the next proposals, all made before any of them has ended."""
-    study = optuna.create_study(sampler=ZoomSampler(seed))
+    study = optuna.create_study(sampler=BisectionSampler(seed))
     study.add_trials(trials)
     space = {"lr": FloatDistribution(LOW, HIGH, log=True)}
     return [math.log10(study.ask(space).params["lr"]) for _ in range(count)]
@@ -85,7 +81,7 @@ def test_when_all_gaps_are_fine_it_stays_near_the_best() -> None:
     losses = {step / 100: 1 + (step / 100 + 2) ** 2 for step in steps}
     assert steps.step / 100 < RESOLUTION
     found = propose(complete(losses), 30)
-    assert all(abs(decades + 2) <= _NEAR for decades in found)
+    assert all(abs(decades + 2) <= AROUND_BEST for decades in found)
     assert min(found) < -2 < max(found)
 
 
@@ -118,7 +114,7 @@ def test_many_proposals_at_once_are_all_different_and_in_range(
 @given(st.floats(1e-9, 1e-3), st.integers(0, 9))
 def test_a_rate_is_never_outside_of_the_range(low: float, seed: int) -> None:
     """Not even by the last bit, which an objective's own range would refuse."""
-    study = optuna.create_study(sampler=ZoomSampler(seed))
+    study = optuna.create_study(sampler=BisectionSampler(seed))
     space = {"lr": FloatDistribution(low, low * 1.5, log=True)}
     cold = study.ask({"lr": FloatDistribution(low, low, log=True)})  # the cold end itself
     cold.set_user_attr(ledger.DIVERGED, "not finite")
@@ -132,7 +128,7 @@ def best_found(centre: float, width: float, cliff: float, at_once: int) -> float
     spec = StudySpec(name="s", task=TaskRef(target="/t.py:T"), trials=30)
     study = optuna.create_study()
     inspection = Inspection(study="s", job="j", epochs=HORIZON)
-    policy = OptunaPolicy(study, study._storage, spec, inspection, spec.lr_range)
+    policy = OptunaPolicy(SearchContext(study, study._storage, spec, inspection, spec.lr_range))
     open_trials: list[int] = []
     best = math.inf
     while True:
@@ -152,7 +148,7 @@ def best_found(centre: float, width: float, cliff: float, at_once: int) -> float
         state = TrialState.COMPLETE
         for step in range(1, HORIZON + 1):
             trial.report(loss + 3 * math.exp(-step / 4), step)
-            if policy.judge(study.trials[number]):
+            if policy.should_stop(study.trials[number]):
                 state = TrialState.PRUNED
                 break
         study.tell(number, loss if state == TrialState.COMPLETE else None, state=state)
@@ -197,7 +193,7 @@ LEADER = [2.0 - 0.05 * step for step in range(1, HORIZON + 1)]  # 1.95 down to 1
 @pytest.mark.parametrize("horizon", [HORIZON, None])
 @pytest.mark.parametrize("step", [2, 10, 15])
 def test_a_trial_is_given_up_beyond_the_leaders_hope(step: int, horizon: int | None) -> None:
-    bound = 1.0 + _HOPE * (LEADER[step - 1] - 1.0)
+    bound = 1.0 + HOPE * (LEADER[step - 1] - 1.0)
     fallen = [9.0] * (step - 1)
     assert given_up([LEADER, [3.0] * HORIZON], [*fallen, bound + 1e-6], horizon)
     assert not given_up([LEADER, [3.0] * HORIZON], [*fallen, bound - 1e-6], horizon)
@@ -224,7 +220,7 @@ def test_a_trial_that_would_win_within_the_hope_is_never_given_up(
     leader = min(done, key=min)
     further = min(leader[:step]) - min(leader)
     given = given_up(done, losses[:step], HORIZON)
-    would_win = min(losses[:step]) - _HOPE * further < min(leader)
+    would_win = min(losses[:step]) - HOPE * further < min(leader)
     assert not (given and would_win)
     study = optuna.create_study()
     study.add_trials([curve(other, TrialState.COMPLETE) for other in done])

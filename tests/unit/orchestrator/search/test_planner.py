@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.search.freeze_thaw.curve_model import Curve, CurveModel, library
+from orchestrator.search.freeze_thaw.curve_model import CurveModel
+from orchestrator.search.freeze_thaw.library import library
 from orchestrator.search.freeze_thaw.planner import STEP, Planner, grid_of
+from orchestrator.search.loss_curve import LossCurve
 from tests.helpers.curves import Made, regret
 
 LOW, HIGH = -5.0, 1.0
@@ -21,7 +23,7 @@ def planner(task: Made, seed: int = 0, hint: float | None = None) -> Planner:
 
 def search(
     task: Made, seed: int = 0, lanes: int = 1, rates: int = 30, hint: float | None = None
-) -> tuple[dict[float, Curve], int]:
+) -> tuple[dict[float, LossCurve], int]:
     """Do as the planner says until it has enough; the curves, and the longest time in epochs."""
     plans = planner(task, seed, hint)
     probes = plans.probes(rates)
@@ -33,7 +35,7 @@ def search(
         if plan is None:
             break
         assert 0 < len(plan.rates) <= lanes
-        done = [curves[x].epochs if x in curves else 0 for x in plan.rates]
+        done = [curves[x].steps if x in curves else 0 for x in plan.rates]
         assert all(before < plan.until <= task.horizon for before in done)
         assert not any(curves[x].diverged for x in plan.rates if x in curves)
         curves |= {x: task.losses(x, plan.until) for x in plan.rates}
@@ -41,13 +43,13 @@ def search(
     return curves, time
 
 
-def answer(curves: dict[float, Curve], horizon: int) -> float:
-    whole = {x: c for x, c in curves.items() if c.epochs >= horizon and not c.diverged}
+def answer(curves: dict[float, LossCurve], horizon: int) -> float:
+    whole = {x: c for x, c in curves.items() if c.steps >= horizon and not c.diverged}
     return min(whole, key=lambda x: whole[x].losses.min())
 
 
-def cost(curves: dict[float, Curve], horizon: int) -> float:
-    return sum(curve.epochs for curve in curves.values()) / horizon
+def cost(curves: dict[float, LossCurve], horizon: int) -> float:
+    return sum(curve.steps for curve in curves.values()) / horizon
 
 
 @pytest.mark.parametrize("best", [-4.0, -3.1, -2.0, -1.2])
@@ -71,8 +73,8 @@ def test_the_same_curves_give_the_same_decisions() -> None:
     task = Made(noise=0.01)
     first, _ = search(task, seed=3)
     second, _ = search(task, seed=3)
-    assert sorted((x, c.epochs) for x, c in first.items()) == sorted(
-        (x, c.epochs) for x, c in second.items()
+    assert sorted((x, c.steps) for x, c in first.items()) == sorted(
+        (x, c.steps) for x, c in second.items()
     )
 
 
@@ -107,7 +109,7 @@ def test_no_more_rates_are_begun_than_allowed() -> None:
     for most in (1, 3, 6):
         curves, _ = search(Made(), rates=most)
         assert len(curves) <= most
-        assert any(curve.epochs == 40 for curve in curves.values())
+        assert any(curve.steps == 40 for curve in curves.values())
 
 
 def test_few_rates_do_not_lie_at_the_ends() -> None:
@@ -130,7 +132,7 @@ def test_rates_in_training_and_closed_ones_are_left_alone() -> None:
 
 def test_when_all_has_diverged_it_looks_colder() -> None:
     plans = planner(Made())
-    curves = {x: Curve(np.array([2.3]), diverged=True) for x in (-3.0, -2.0, -1.0, 0.0)}
+    curves = {x: LossCurve.of([2.3], diverged=True) for x in (-3.0, -2.0, -1.0, 0.0)}
     plan = plans.plan(curves, ())
     assert plan is not None
     assert all(x < -3.0 for x in plan.rates)
@@ -138,14 +140,14 @@ def test_when_all_has_diverged_it_looks_colder() -> None:
 
 def test_a_loss_that_never_moves_ends_the_search() -> None:
     plans = planner(Made())
-    curves = {x: Curve(np.full(2, 2.3)) for x in plans.probes(30)}
+    curves = {x: LossCurve.of([2.3] * (2)) for x in plans.probes(30)}
     for _ in range(500):
         if plans.settled(curves):
             break
         plan = plans.plan(curves, ())
         if plan is None:
             break
-        curves |= {x: Curve(np.full(plan.until + 1, 2.3)) for x in plan.rates}
+        curves |= {x: LossCurve.of([2.3] * (plan.until + 1)) for x in plan.rates}
     else:
         pytest.fail("it goes on for ever")
 
@@ -164,7 +166,7 @@ def test_every_search_ends_with_a_whole_training(
 ) -> None:
     task = Made(best, best + gap, horizon, width, late, noise=0.01)
     curves, _ = search(task, lanes=lanes)
-    assert any(c.epochs >= horizon and not c.diverged for c in curves.values())
+    assert any(c.steps >= horizon and not c.diverged for c in curves.values())
     assert cost(curves, horizon) <= 14
 
 
@@ -181,10 +183,10 @@ def test_the_model_expects_regret_least_near_the_best_of_what_was_trained() -> N
     task = Made(best=-2.0, wall=-0.5, horizon=40)
     model = CurveModel(library(), task.initial, task.horizon, grid_of(LOW, HIGH))
     model.observe({x: task.losses(x, 40) for x in (-3.0, -2.5, -2.0, -1.5, -1.0)})
-    outlook = model.outlook(np.random.default_rng(0))
-    assert abs(outlook.best + 2.0) <= 0.3
-    assert outlook.regret_at(-4.5) > 0.3 > outlook.regret_at(-2.0)
-    assert outlook.regret_at(0.5) > 0.6
+    forecast = model.forecast(np.random.default_rng(0))
+    assert abs(forecast.best + 2.0) <= 0.3
+    assert forecast.regret_at(-4.5) > 0.3 > forecast.regret_at(-2.0)
+    assert forecast.regret_at(0.5) > 0.6
 
 
 def test_the_weights_of_surfaces_sum_to_one_and_change_with_what_is_seen() -> None:

@@ -18,9 +18,10 @@ from optuna.trial import TrialState
 from justright.messages import Inspection
 from justright.search_space import SCHEDULES
 from justright.spec import StudySpec, TaskRef
-from orchestrator.search.optuna.bisection import ZoomSampler
+from orchestrator.search.optuna.bisection import BisectionSampler
 from orchestrator.search.optuna.policy import OptunaPolicy
 from orchestrator.search.optuna.samplers import EndlessGrid, LearnsFromAll, start_rates
+from orchestrator.search.policy import SearchContext
 from orchestrator.storage import ledger
 from tests.helpers.twin import HORIZON, bowl
 
@@ -47,7 +48,7 @@ class Search:
         """Everything that an orchestrator keeps in memory is made anew."""
         look = Inspection(study="s", job="j", epochs=HORIZON, search_schedule=self.schedules)
         storage = self.study._storage
-        self.policy = OptunaPolicy(self.study, storage, self.spec, look, self.range)
+        self.policy = OptunaPolicy(SearchContext(self.study, storage, self.spec, look, self.range))
 
     def ask(self) -> int:
         proposal = self.policy.propose()
@@ -67,7 +68,7 @@ class Search:
                 return
             losses.append(loss)
             trial.report(loss, step)
-            if step < HORIZON and self.policy.judge(self.study.trials[number]):
+            if step < HORIZON and self.policy.should_stop(self.study.trials[number]):
                 self.study.tell(number, state=TrialState.PRUNED)
                 return
         self.study.tell(number, min(losses))
@@ -246,5 +247,5 @@ def test_an_endless_grid_goes_on_where_stock_optuna_stops() -> None:
 
 
 def test_auto_zooms_in_on_a_rate_alone_and_uses_tpe_with_more() -> None:
-    assert isinstance(Search().study.sampler, ZoomSampler)
+    assert isinstance(Search().study.sampler, BisectionSampler)
     assert isinstance(Search(schedules=True).study.sampler, LearnsFromAll)

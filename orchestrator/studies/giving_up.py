@@ -1,0 +1,48 @@
+"""When a study gives up: where the user's code fails each time, it would fail again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from justright.lifecycle import FINISHED, TrialState
+from justright.messages import Failure
+from orchestrator.studies.trial_record import TrialRecord
+
+_HOPELESS = 3  # failed trials, or attempts that ended alike, until a study gives up
+
+
+class GivingUp:
+    """Whether what has failed so far says that the rest will."""
+
+    def __init__(self) -> None:
+        self._forgiven: set[int] = set()  #: Trials that do not speak for the next ones.
+        self._crashes: list[tuple[int, Failure]] = []  #: Attempts that ended badly, by trial.
+
+    def crashed(self, trial: int, failure: Failure) -> None:
+        """An attempt of a trial ended badly."""
+        self._crashes.append((trial, failure))
+
+    def forgive(self, trials: Iterable[TrialRecord]) -> None:
+        """What failed before says nothing of a task that was mended since."""
+        self._forgiven = {record.number for record in trials}
+        self._crashes.clear()
+
+    def reason(self, trials: Iterable[TrialRecord]) -> Failure | None:
+        """The failure that ends the study; None: it goes on."""
+        records = list(trials)
+        ended = [r for r in records if r.state in FINISHED and r.number not in self._forgiven]
+        failed = [record for record in ended if record.state == TrialState.FAILED]
+        most = 2 * len(failed) > len(ended)
+        none_complete = all(record.state != TrialState.COMPLETE for record in ended)
+        if len(failed) >= _HOPELESS and most and none_complete and failed[-1].failure is not None:
+            return failed[-1].failure
+        return None if any(record.steps for record in records) else self._all_alike()
+
+    def _all_alike(self) -> Failure | None:
+        """Where no trial has got anywhere, and attempts of several ended in the same way."""
+        if not self._crashes:
+            return None
+        _, last = self._crashes[-1]
+        way = (last.kind, last.message)
+        same = [number for number, f in self._crashes if (f.kind, f.message) == way]
+        return last if len(same) >= _HOPELESS and len(set(same)) > 1 else None

@@ -1,0 +1,111 @@
+"""The search of one study: its policy, from the inspection of the task on."""
+
+from __future__ import annotations
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+
+from justright.errors import JustrightError
+from justright.messages import Failure, FailureKind, Space
+from orchestrator.search.policy import Policy, PolicyFactory, SearchContext
+from orchestrator.studies.study_record import StudyRecord
+from orchestrator.studies.trial_book import TrialBook
+from orchestrator.studies.trial_record import TrialRecord
+
+_NOT_SEARCHED = (
+    "--search is for subclasses of justright.Task. An objective suggests its other parameters "
+    "itself, and a program takes only the rate: leave --search out."
+)
+
+
+class StudySearch:
+    """Asks the policy, and has the trial book do what it says."""
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: BaseStorage,
+        record: StudyRecord,
+        make_policy: PolicyFactory,
+    ) -> None:
+        self._study, self._storage, self._record = study, storage, record
+        self._make_policy = make_policy
+        self.policy: Policy | None = None  #: None: the task was not looked at yet.
+
+    def begin(self) -> Failure | None:
+        """Make the policy, of what was seen of the task; or why this cannot be searched."""
+        self.policy = None
+        record, inspection = self._record, self._record.inspection
+        if inspection is None or not record.active:
+            return None
+        if record.spec.search and inspection.kind != "task":
+            return Failure(kind=FailureKind.USAGE, message=_NOT_SEARCHED)
+        try:
+            self.policy = self._make_policy(
+                SearchContext(
+                    self._study,
+                    self._storage,
+                    record.spec,
+                    inspection,
+                    record.lr_range,
+                    record.hint,
+                )
+            )
+        except JustrightError as error:  # a sampler that needs what is not installed here
+            return Failure(kind=FailureKind.TASK, message=str(error))
+        return None
+
+    def restrict_range(self, event: Space) -> Failure | None:
+        """An objective named its range: search where that and the user's own meet, if they do."""
+        if self._record.range is not None or self.policy is None:
+            return None
+        low, high = self._record.spec.lr_range
+        meet = (max(low, event.low), min(high, event.high))
+        if meet[0] >= meet[1]:
+            return Failure(
+                kind=FailureKind.USAGE,
+                message=f"the objective asks for a rate within {event.low:g}:{event.high:g}, "
+                f"the study searches {low:g}:{high:g}: nothing is in both. Change --lr.",
+            )
+        self._record.set_range(meet)
+        self.policy.restrict_range(meet)
+        return None
+
+    def next_trials(self, book: TrialBook, lanes: int | None, workers: int) -> list[TrialRecord]:
+        """The trials that the policy wants trained next, all to one step."""
+        if self.policy is None:
+            return []
+        if self._unknown_range:
+            if not book.trials.all_finished:
+                return []
+            lanes = 1
+        wanted = self.policy.suggest(lanes, workers)
+        resumed = [book.promote(number, wanted.until) for number in wanted.resume]
+        started = [book.add(proposal, wanted.until) for proposal in wanted.start]
+        records = [record for record in resumed if record is not None] + started
+        if not records and book.trials.idle and self.policy.stop_reason() is None:
+            raise RuntimeError("the search has nothing to train, and does not end")
+        return records
+
+    @property
+    def _unknown_range(self) -> bool:
+        """An objective tells its range when it is first called: until then, one trial only."""
+        inspection = self._record.inspection
+        return bool(inspection and inspection.kind == "objective" and self._record.range is None)
+
+    def should_stop(self, trial: FrozenTrial) -> str | None:
+        """Why a trial that has reported should stop; None: it goes on."""
+        if self.policy is None or self._record.spec.pruner == "none" or not self._record.working:
+            return None
+        return self.policy.should_stop(trial)
+
+    def stop_reason(self, book: TrialBook) -> str | None:
+        """Why the search is over; None: it is not, or somebody still trains."""
+        if self.policy is None or not book.trials.idle:
+            return None
+        return self.policy.stop_reason()
+
+    def total(self, trials: int) -> int:
+        """How many trials the study will ask for, as far as anybody knows."""
+        return self.policy.total if self.policy else max(self._record.spec.trials, trials)
