@@ -41,6 +41,15 @@ _WALL_ASTRAY = 0.5  # chance that surfaces say nothing of it
 _WALL_STAYS = 0.6  # chance that it does not move any more
 _WALL_STEP, _WALL_DRIFT = 0.1, 0.3  # decades that it moves else: at all, and per decade of epochs
 SAMPLES = 200
+_TINY = 1e-6  # progress that stands for none, where it divides
+_JITTER = 1e-6  # of a kernel's diagonal, so that rounding leaves it positive
+_LEADERS = 0.05  # share of the best progress behind it at which a curve's trust falls to 1/e
+_LONGEST = 3  # curves whose shape is compared
+_LEAST_SPAN = 0.01  # between the best and the median rate's progress
+_UNHINTED = 0.2  # weight of a surface, however far its best rate is from a hint
+_HINT_SPREAD = 0.4  # decades
+_JUST_ABOVE = 1e-6  # decades by which the wall lies above a rate that has not diverged
+_ON_GRID = 1e-9  # decades within which a rate lies on the grid's
 _DRAWS = 20  # of a training's end, for each sample
 
 
@@ -192,7 +201,7 @@ class CurveModel:
     def _shapes(self, marks: list[int]) -> Array | float:
         """Log likelihood of how the rates that were trained longest have come to where they are."""
         alive = {x: curve for x, curve in self._curves.items() if not curve.diverged}
-        longest = sorted(alive, key=lambda x: (-alive[x].steps, alive[x].losses.min()))[:3]
+        longest = sorted(alive, key=lambda x: (-alive[x].steps, alive[x].losses.min()))[:_LONGEST]
         total: Array | float = 0.0
         for x in longest:
             curve = alive[x]
@@ -217,7 +226,7 @@ class CurveModel:
         in residual units, and the progress already seen (kinds, alive)."""
         grid = self._grid
         kernel = np.exp(-np.abs(grid[:, None] - grid) / _REACH)
-        jitter = 1e-6 * np.eye(len(grid))
+        jitter = _JITTER * np.eye(len(grid))
         if not alive:
             return 0.0, np.linalg.cholesky(kernel + jitter), np.empty((len(kinds), 0))
         curves = [self._curves[x] for x in alive]
@@ -228,12 +237,12 @@ class CurveModel:
             -1,
         )
         # The new task's unit of progress: from the leaders, mostly the longest trained.
-        top = max(progress.max(), 1e-12)
-        trust = np.exp(-(top - progress) / (0.05 * top)) * epochs / epochs.max()
+        top = max(progress.max(), _TINY**2)
+        trust = np.exp(-(top - progress) / (_LEADERS * top)) * epochs / epochs.max()
         unit = (trust * progress).sum() / np.maximum(
-            (trust * np.maximum(expected, 0)).sum(-1), 1e-6
+            (trust * np.maximum(expected, 0)).sum(-1), _TINY
         )
-        seen = progress / np.maximum(unit, 1e-12)[:, None]
+        seen = progress / np.maximum(unit, _TINY**2)[:, None]
         residual = np.where(expected < 0, 0, seen - expected)
         places, share = np.array(alive), np.minimum(1, epochs / self._horizon)
         near = np.exp(-np.abs(places[:, None] - places) / _REACH)
@@ -261,15 +270,15 @@ class CurveModel:
         wall = wall - moves * random.exponential(1, samples) * step
         ended = [x for x in alive if self._curves[x].steps >= self._horizon]
         if ended:
-            wall = np.maximum(wall, max(ended) + 1e-6)
+            wall = np.maximum(wall, max(ended) + _JUST_ABOVE)
         wall = np.minimum(wall, coldest)
-        return self._grid[None] >= wall[:, None] - 1e-9
+        return self._grid[None] >= wall[:, None] - _ON_GRID
 
 
 def _gaps(progress: Array, leader: Array | float) -> Array:
     """Share of the leader's progress that is missing; DEAD stays DEAD."""
     gaps: Array = np.where(
-        progress < 0, DEAD, np.clip(1 - progress / np.maximum(leader, 1e-6), 0, 1)
+        progress < 0, DEAD, np.clip(1 - progress / np.maximum(leader, _TINY), 0, 1)
     )
     return gaps
 
@@ -289,7 +298,7 @@ def _spans(progress: Array) -> Array:
     least = np.where(np.isfinite(progress), progress, np.inf).min(1)
     middle = np.where(np.isfinite(middle), middle, np.where(np.isfinite(least), least, 0))
     top = progress.max(1)
-    spans: Array = np.maximum(np.where(np.isfinite(top), top, 0) - middle, 0.01)
+    spans: Array = np.maximum(np.where(np.isfinite(top), top, 0) - middle, _LEAST_SPAN)
     return spans
 
 
@@ -307,5 +316,5 @@ def _hinted(prior: Library, hint: float) -> Array:
     ends = prior.surfaces[:, :, -1]
     best = LOWEST + SPACING * np.argmax(ends, 1)
     away = best[:, None] + SHIFTS[None] - hint
-    near: Array = np.log(0.2 + np.exp(-0.5 * (away / 0.4) ** 2))
+    near: Array = np.log(_UNHINTED + np.exp(-0.5 * (away / _HINT_SPREAD) ** 2))
     return near

@@ -23,6 +23,8 @@ FRACTIONS = np.array(
 LOWEST, SPACING, RATES = -5.0, 0.2, 36
 DEAD = -9.0  #: Stands for the progress of a training that has diverged.
 
+_ON_GRID = 1e-9  # steps of the grid within which a place lies on one of its rates
+
 #: Decades by which a new task's rates may be shifted.
 SHIFTS = np.round(np.arange(-4.0, 4.001, 0.1), 3)
 
@@ -46,14 +48,14 @@ class Library:
         after, share = min(before + 1, len(FRACTIONS) - 1), where - before
         first, second = self.surfaces[:, :, before], self.surfaces[:, :, after]
         mixed = _mix(first, second, share)
-        low = np.floor(place + 1e-9).astype(int)
+        low = np.floor(place + _ON_GRID).astype(int)
         high = np.minimum(low + 1, RATES - 1)
         return _mix(mixed[:, low], mixed[:, high], np.clip(place - low, 0, 1))
 
     def ends(self, surface: npt.NDArray[np.intp], shift: Array, grid: Array) -> Array:
         """Progress at the horizon of some (surface, shift), over a grid of decades."""
         place = np.clip((grid[None] - shift[:, None] - LOWEST) / SPACING, 0, RATES - 1)
-        low = np.floor(place + 1e-9).astype(int)
+        low = np.floor(place + _ON_GRID).astype(int)
         high = np.minimum(low + 1, RATES - 1)
         rows = surface[:, None]
         ends = self.surfaces[:, :, -1]

@@ -32,6 +32,10 @@ _AT_THE_END = 2  # ... and once one has got there
 _BESIDE = ((0.1, 8), (0.25, 4), (math.inf, 2))  # ... where as many train at once
 _NEAREST = 0.2  # decades between candidates, at least
 _WORTH = 0.035  # expected regret that a full training must promise to save, for each one spent
+_SURE = (0.1, 0.9)  # quantiles of the samples' best rates, between which candidates lie
+_CROWDED = 0.7  # of the distance between candidates, within which one stands for another
+_BESIDE_HINT = (0.0, -0.4, 0.4, -0.8, 0.8)  # decades from a hint at which a search begins
+_ROUNDING = 1e-6  # steps of the grid
 _SHORT = 12  # epochs below which a training costs little
 _MOST = 12.0  # full trainings after which the search ends with what it has
 
@@ -50,7 +54,7 @@ def grid_of(low: float, high: float) -> Array:
     ``low``, ``high``: the ends of the range, in decades.
     """
     if high - low >= 10 * STEP:
-        first, last = math.ceil(low / STEP - 1e-6), math.floor(high / STEP + 1e-6)
+        first, last = math.ceil(low / STEP - _ROUNDING), math.floor(high / STEP + _ROUNDING)
         return np.round(np.arange(first, last + 1) * STEP, 6)
     return np.linspace(low, high, 11)
 
@@ -89,7 +93,7 @@ class Planner:
         margin = min(_MARGIN, width / 8) if count > _FEWEST else width / (2 * count)
         spread = np.linspace(low + margin, high - margin, count)
         if self._hint is not None:
-            near = self._hint + np.array([0.0, -0.4, 0.4, -0.8, 0.8])
+            near = self._hint + np.array(_BESIDE_HINT)
             spread = np.concatenate([near, spread[:: max(1, count // 3)]])[:count]
         found = dict.fromkeys(self.nearest(x) for x in spread)
         return list(found)[:most]
@@ -170,13 +174,13 @@ class Planner:
         if len(winners) == 0:  # all seems lost: halve what is colder than all that was tried
             x = self.nearest((self.grid[0] + min(curves, default=self.grid[-1])) / 2)
             return [x] if new > 0 and x not in curves and x not in closed else []
-        low, high = np.quantile(winners, [0.1, 0.9])
+        low, high = np.quantile(winners, _SURE)
         apart = max(min(_NEAREST, 2 * self._step), (high - low) / (count + 1))
         quantiles = np.quantile(winners, (np.arange(count) + 0.5) / count)
         places = [forecast.best, *map(float, quantiles)]
         chosen: list[float] = []
         for place in places:
-            if any(abs(place - x) < 0.7 * apart for x in chosen):
+            if any(abs(place - x) < _CROWDED * apart for x in chosen):
                 continue
             near = [x for x in curves if abs(x - place) <= apart / 2 + 1e-9]
             near = [x for x in near if not curves[x].diverged and x not in closed]

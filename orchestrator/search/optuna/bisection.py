@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.storage import ledger
 
 RESOLUTION = 0.06  # decades; closer rates differ by less than a change of seed
+_SAME = 1e-12  # decades within which two rates are one
 AROUND_BEST = 0.3  # decades around the best in which to go on when all gaps are that fine
 
 
@@ -90,8 +91,8 @@ def _within(distribution: FloatDistribution, decades: float) -> float:
 def _halve(rate: float, tried: Sequence[float]) -> float | None:
     """The middle of the wider gap beside ``rate``, the hotter one of equals; None if both are
     fine enough. All in decades."""
-    colder = max((x for x in tried if x < rate - 1e-12), default=rate)
-    hotter = min((x for x in tried if x > rate + 1e-12), default=rate)
+    colder = max((x for x in tried if x < rate - _SAME), default=rate)
+    hotter = min((x for x in tried if x > rate + _SAME), default=rate)
     if hotter - rate >= rate - colder:
         width, middle = hotter - rate, (hotter + rate) / 2
     else:
