@@ -19,13 +19,12 @@ from typing import Any, TypeVar
 
 from justright.broker import AT_MOST, Broker
 from justright.errors import StorageError, UsageError
+from justright.failures import Failure, FailureKind
 from justright.lifecycle import StudyState, TrialState
 from justright.messages import (
     Cancel,
     Command,
     Event,
-    Failure,
-    FailureKind,
     Hello,
     Job,
     Pause,

@@ -21,8 +21,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from justright.brokers.redis import RedisBroker, connect
+from justright.failures import FailureKind
 from justright.logs import configure
-from justright.messages import FailureKind, Job, decode_as
+from justright.messages import decode_job
 from justright.processes import die_with_parent, keep_freed_memory
 from justright.settings import load_settings
 from worker.user_code.permission import Permission, read_permission
@@ -60,7 +61,7 @@ def main(descriptor: int, permission: Permission) -> None:
     runner = JobRunner(channel, permission, settings, line.alive)
     line.write({"ready": {"device": pick_device().type, "torch": torch.__version__}})
     while True:
-        job = decode_as(Job, line.jobs.get())
+        job = decode_job(line.jobs.get())
         if runner.outdated(job):
             line.write({"recycle": job.id})
             os._exit(0)

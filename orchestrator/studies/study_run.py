@@ -16,6 +16,8 @@ import optuna
 from optuna.storages import BaseStorage
 
 from justright.errors import JustrightError
+from justright.failures import WORTH_ANOTHER, Failure, FailureKind
+from justright.lane_plan import LanePlan
 from justright.lifecycle import (
     FINISHED,
     STUDY_ACTIVE,
@@ -24,20 +26,18 @@ from justright.lifecycle import (
     TrialState,
 )
 from justright.messages import (
-    WORTH_ANOTHER,
     Answer,
     Decision,
-    Failure,
-    FailureKind,
     Inspection,
+    InspectJob,
     Job,
-    LanePlan,
     Outcome,
     Report,
     Snapshot,
     Space,
     Started,
-    TrialWork,
+    TidyJob,
+    TrainJob,
 )
 from justright.spec import StudySpec
 from orchestrator.answers.advice import with_words
@@ -192,38 +192,47 @@ class StudyRun:
         """An objective tells its range when it is first called: until then, one trial only."""
         return bool(self.inspection and self.inspection.kind == "objective" and self._range is None)
 
-    def _training_job(self, records: list[TrialRecord], job: str) -> Job:
+    def _training_job(self, records: list[TrialRecord], job: str) -> TrainJob:
         for record in records:
             self.trials.queue(record, job)
         if self._since is None:
             self._since = self._clock()
-        works = tuple(record.work() for record in records)
-        return self._job(job, works).model_copy(update={"until": records[0].until})
-
-    def _inspection_job(self, job: str, lanes: int | None) -> Job:
-        self._inspecting_job = job
-        self._set(ledger.JOB, job)
-        look = {"lanes": lanes, "most": self.spec.trials, "search": tuple(self.spec.search)}
-        return self._job(job, ()).model_copy(update=look)
-
-    def _job(self, job: str, works: tuple[TrialWork, ...]) -> Job:
-        return Job(
-            id=job,
-            study=self.name,
-            task=self.spec.task,
+        return TrainJob(
+            **self._about_us(job),
             epochs=self.spec.epochs,
+            until=records[0].until,
             seed=self.spec.seed,
             metric=self.spec.metric,
-            place=self._place,
-            stall=self.spec.stall,
-            trials=works,
+            trials=tuple(record.work() for record in records),
             plan=self._plan,
         )
 
-    def tidy_job(self, job: str) -> Job | None:
+    def _inspection_job(self, job: str, lanes: int | None) -> InspectJob:
+        self._inspecting_job = job
+        self._set(ledger.JOB, job)
+        return InspectJob(
+            **self._about_us(job),
+            epochs=self.spec.epochs,
+            seed=self.spec.seed,
+            search=tuple(self.spec.search),
+            lanes=lanes,
+            most=self.spec.trials,
+        )
+
+    def _about_us(self, job: str) -> dict[str, Any]:
+        """What every job of this study says."""
+        return {
+            "id": job,
+            "study": self.name,
+            "task": self.spec.task,
+            "checkpoint_prefix": self._place,
+            "stall": self.spec.stall,
+        }
+
+    def tidy_job(self, job: str) -> TidyJob | None:
         """What removes the checkpoints that the study's trials have left, once for each end."""
         untidy, self._untidy = self._untidy, False
-        return self._job(job, ()).model_copy(update={"tidy": True}) if untidy else None
+        return TidyJob(**self._about_us(job)) if untidy else None
 
     def note_told(self) -> None:
         """All that its end asks for has been let out."""

@@ -13,7 +13,8 @@ from moto.server import ThreadedMotoServer
 
 from justright.brokers.memory import MemoryBroker
 from justright.errors import ArtifactError
-from justright.messages import FailureKind, Job, Outcome, OutcomeKind, TrialWork
+from justright.failures import FailureKind
+from justright.messages import Outcome, OutcomeKind, TrainJob, TrialWork
 from justright.settings import Settings
 from justright.spec import TaskRef
 from worker.checkpoints.artifacts import Artifacts
@@ -244,7 +245,7 @@ def train(task: Path, place: str, attempt: int, batches: int | None = None) -> O
     runner = JobRunner(channel, read_permission([str(task.parent)], False), settings, alive)
     work = TrialWork(number=0, lr=0.1, seed=0, attempt=attempt)
     target = TaskRef(target=f"{task}:Tiny")
-    runner.run(Job(id="j", study="s", task=target, place="s-1", trials=(work,)))
+    runner.run(TrainJob(id="j", study="s", task=target, checkpoint_prefix="s-1", trials=(work,)))
     outcome = broker.receive(0)[-1]
     assert isinstance(outcome, Outcome)
     return outcome

@@ -17,8 +17,9 @@ import pytest
 import redis
 
 from justright.brokers.redis import RedisBroker, connect
+from justright.failures import FailureKind
 from justright.lifecycle import STUDY_FINISHED, TrialState
-from justright.messages import FailureKind, Snapshot
+from justright.messages import Snapshot
 from tests.helpers.commands import SIGNER, await_true, justright, serving
 from tests.helpers.servers import running_redis
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from justright.messages import Decision, Failure, Outcome, OutcomeKind, Report, TrialWork
+from justright.failures import Failure
+from justright.messages import Decision, Outcome, OutcomeKind, Report, TrialWork
 from worker.jobs.channel import Channel
 
 

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import redis
 
 from justright.broker import Broker
-from justright.messages import Decision, Event, Failure, FailureKind, Report
+from justright.failures import Failure, FailureKind
+from justright.messages import Decision, Event, Report
 
 log = logging.getLogger(__name__)
 

@@ -17,13 +17,15 @@ from traceback import clear_frames
 import torch
 
 from justright.errors import JustrightError, RefusedJob, UsageError, UserCodeError
+from justright.failures import Failure, FailureKind
+from justright.lane_plan import LanePlan
 from justright.messages import (
-    Failure,
-    FailureKind,
     Inspection,
+    InspectJob,
     Job,
-    LanePlan,
     OutcomeKind,
+    TidyJob,
+    TrainJob,
     TrialWork,
 )
 from justright.settings import Settings
@@ -171,29 +173,35 @@ class JobRunner:
 
     def run(self, job: Job) -> None:
         """Do the job. Every trial ends with an outcome; nothing is raised for the user's faults."""
-        self._channel.watch(job.study, [work.number for work in job.trials])
+        trials = job.trials if isinstance(job, TrainJob) else ()
+        self._channel.watch(job.study, [work.number for work in trials])
         try:
-            if job.tidy:
-                self._artifacts.remove(job.place)
-            elif job.trials:
-                self._train(job)
-            else:
-                self._channel.send(self._inspect(job))
+            match job:
+                case TrainJob():
+                    self._train(job)
+                case InspectJob():
+                    self._channel.send(self._inspect(job))
+                case TidyJob():
+                    self._artifacts.remove(job.checkpoint_prefix)
         except Exception as error:
             if not isinstance(error, JustrightError):
                 log.exception("job %s failed where no fault was expected", job.id)
-            for work in job.trials:  # those that have ended already are not changed by it
-                self._fail(self._attempt(job, work), error)
-            if not job.trials and not job.tidy:
-                failure = self._failure(error)
-                self._channel.send(Inspection(study=job.study, job=job.id, failure=failure))
+            match job:
+                case TrainJob():
+                    for work in job.trials:  # those that have ended already are not changed by it
+                        self._fail(self._attempt(job, work), error)
+                case InspectJob():
+                    failure = self._failure(error)
+                    self._channel.send(Inspection(study=job.study, job=job.id, failure=failure))
+                case TidyJob():
+                    pass  # nobody waits for it
         finally:
             self._stack = None
             self._sources.remember()  # what was imported on the way
             self._channel.flush()
             self._channel.watch("", ())
 
-    def _attempt(self, job: Job, work: TrialWork) -> Attempt:
+    def _attempt(self, job: TrainJob, work: TrialWork) -> Attempt:
         return Attempt(job.study, work, self._channel, self._alive)
 
     def _failure(self, error: Exception) -> Failure:
@@ -205,7 +213,7 @@ class JobRunner:
         log.warning("trial %d failed: %s", attempt.work.number, error)
         attempt.end(OutcomeKind.FAILED, step=step, failure=self._failure(error))
 
-    def _load(self, job: Job) -> TaskTrainer | Objective | CommandLine:
+    def _load(self, job: TrainJob | InspectJob) -> TaskTrainer | Objective | CommandLine:
         key = (job.task.model_dump_json(), job.epochs)
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # frees the old task's data first
@@ -224,7 +232,7 @@ class JobRunner:
                 self._loaded = _Loaded(key, found)
         return self._loaded.what
 
-    def _inspect(self, job: Job) -> Inspection:
+    def _inspect(self, job: InspectJob) -> Inspection:
         what = self._load(job)
         if isinstance(what, TaskTrainer):
             details = what.inspect(job.seed, job.search)
@@ -249,14 +257,14 @@ class JobRunner:
             plan=LanePlan(lanes=job.lanes or 1, reason=reason),
         )
 
-    def _plan(self, trainer: TaskTrainer, job: Job) -> LanePlan:
+    def _plan(self, trainer: TaskTrainer, job: InspectJob) -> LanePlan:
         assert self._loaded is not None
         plans, wanted = self._loaded.plans, (job.lanes, job.most)
         if wanted not in plans:
             plans[wanted] = plan_lanes(trainer, job.seed, job.lanes, job.most)
         return plans[wanted]
 
-    def _train(self, job: Job) -> None:
+    def _train(self, job: TrainJob) -> None:
         what = self._load(job)
         if isinstance(what, TaskTrainer):
             if what.initial_loss is None:
@@ -275,7 +283,7 @@ class JobRunner:
 
     # -- tasks, epoch by epoch --------------------------------------------------------------------
 
-    def _train_task(self, job: Job, trainer: TaskTrainer) -> None:
+    def _train_task(self, job: TrainJob, trainer: TaskTrainer) -> None:
         until = min(job.until or trainer.epochs, trainer.epochs)
         running = self._begin_all(job, trainer, [self._attempt(job, work) for work in job.trials])
         plan = job.plan
@@ -293,7 +301,7 @@ class JobRunner:
             running = sorted(others + left, key=lambda one: one.attempt.work.number)
 
     def _begin_all(
-        self, job: Job, trainer: TaskTrainer, attempts: list[Attempt], again: bool = False
+        self, job: TrainJob, trainer: TaskTrainer, attempts: list[Attempt], again: bool = False
     ) -> list[_Running]:
         """Those that can be begun. ``again``: in this very attempt, since their stack has failed;
         what they reported stays right."""
@@ -309,12 +317,12 @@ class JobRunner:
                 self._fail(attempt, error)
         return begun
 
-    def _begin(self, job: Job, trainer: TaskTrainer, attempt: Attempt, look: bool) -> _Running:
+    def _begin(self, job: TrainJob, trainer: TaskTrainer, attempt: Attempt, look: bool) -> _Running:
         """The trial at its beginning or, if it shall ``look``, at its last usable checkpoint."""
         work = attempt.work
         checkpoints = None
-        if job.place:
-            folder = f"{job.place}/{work.number}"
+        if job.checkpoint_prefix:
+            folder = f"{job.checkpoint_prefix}/{work.number}"
             every = self._checkpoint_every
             checkpoints = Checkpoints(
                 self._artifacts, folder, work.attempt, every, lanes=len(job.trials)

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from justright.errors import TaskError
-from justright.messages import LanePlan, TrialWork
+from justright.lane_plan import LanePlan
+from justright.messages import TrialWork
 from worker.lanes.lanes import Lanes
 from worker.lanes.randomness import seed_for
 from worker.lanes.trial import TrialTraining

@@ -26,18 +26,20 @@ from rq.worker import Worker
 from justright.broker import Broker
 from justright.brokers.queue import TrainingJob
 from justright.errors import ForgedMessage, MessageError
+from justright.failures import Failure, FailureKind
 from justright.messages import (
     Event,
-    Failure,
-    FailureKind,
     Inspection,
+    InspectJob,
     Job,
     Outcome,
     OutcomeKind,
     Refused,
     Started,
+    TidyJob,
+    TrainJob,
     WorkerInfo,
-    decode_as,
+    decode_job,
 )
 from justright.processes import end_within
 from justright.signing import Signer
@@ -192,7 +194,8 @@ class WarmWorker(Worker):
                 [Refused(job=rq_job.id, worker=self.name, reason=f"{self.name}: {error}")]
             )
             raise
-        numbers = tuple((work.number, work.attempt) for work in job.trials)
+        trials = job.trials if isinstance(job, TrainJob) else ()
+        numbers = tuple((work.number, work.attempt) for work in trials)
         self._heart.beat(job=job.id, study=job.study, since=time.time())
         started = Started(study=job.study, job=job.id, worker=self.name, trials=numbers)
         self._broker.exchange([started])
@@ -209,7 +212,7 @@ class WarmWorker(Worker):
             ExpiredMessage: it has waited for too long.
             MessageError: it was begun before, or the orchestrator has taken it back.
         """
-        job = decode_as(Job, self._signer.open("job", payload))
+        job = decode_job(self._signer.open("job", payload))
         if job.id != rq_job.id:
             raise ForgedMessage("its content is that of another one")
         if not self._broker.claim(job.id, self.name, self._limits.lease):
@@ -300,18 +303,23 @@ class WarmWorker(Worker):
     def _report_end(self, job: Job, kind: FailureKind, message: str, output: str) -> None:
         """Say for every trial of the job what its child can no longer say."""
         failure = Failure(kind=kind, message=message, output=output)
-        events: list[Event] = [
-            Outcome(
-                study=job.study,
-                trial=work.number,
-                attempt=work.attempt,
-                kind=OutcomeKind.FAILED,
-                failure=failure,
-            )
-            for work in job.trials
-        ]
-        if not job.trials:
-            events = [Inspection(study=job.study, job=job.id, failure=failure)]
+        events: list[Event] = []
+        match job:
+            case TrainJob():
+                events += [
+                    Outcome(
+                        study=job.study,
+                        trial=work.number,
+                        attempt=work.attempt,
+                        kind=OutcomeKind.FAILED,
+                        failure=failure,
+                    )
+                    for work in job.trials
+                ]
+            case InspectJob():
+                events.append(Inspection(study=job.study, job=job.id, failure=failure))
+            case TidyJob():
+                pass  # nobody waits for it
         self._broker.exchange(events)
 
 

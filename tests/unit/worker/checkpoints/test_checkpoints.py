@@ -23,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from justright.brokers.memory import MemoryBroker
 from justright.errors import ArtifactError
-from justright.messages import Decision, FailureKind, Job, Outcome, OutcomeKind, Report, TrialWork
+from justright.failures import FailureKind
+from justright.messages import Decision, Outcome, OutcomeKind, Report, TidyJob, TrainJob, TrialWork
 from justright.settings import Settings
 from justright.spec import TaskRef
 from justright.task import Task
@@ -503,7 +504,9 @@ def run(
     runner = JobRunner(channel, read_permission([str(task.parent)], False), settings, alive)
     stir()
     ref = TaskRef(target=f"{task}:{name}", arguments=arguments)
-    runner.run(Job(id="j", study="s", task=ref, until=until, place=PLACE, trials=works))
+    runner.run(
+        TrainJob(id="j", study="s", task=ref, until=until, checkpoint_prefix=PLACE, trials=works)
+    )
     ended = Ended([])
     for event in broker.receive(0):
         if isinstance(event, Report):
@@ -635,7 +638,7 @@ def test_a_study_that_has_ended_keeps_none(task: Path, tmp_path: Path) -> None:
     settings = Settings.model_validate({"artifacts": str(folder)})
     runner = JobRunner(Channel(broker), read_permission([str(task.parent)], False), settings)
     ref = TaskRef(target=f"{task}:Tiny")
-    runner.run(Job(id="j", study="s", task=ref, place=PLACE, tidy=True))
+    runner.run(TidyJob(id="j", study="s", task=ref, checkpoint_prefix=PLACE))
     assert not (folder / PLACE).exists()
     assert broker.receive(0) == []
 
@@ -782,7 +785,7 @@ def test_a_study_without_a_place_keeps_none(task: Path, tmp_path: Path) -> None:
     broker = MemoryBroker()
     settings = Settings.model_validate({"artifacts": str(tmp_path / "kept")})
     runner = JobRunner(Channel(broker), read_permission([str(task.parent)], False), settings)
-    runner.run(Job(id="j", study="s", task=TaskRef(target=f"{task}:Tiny"), trials=(work(),)))
+    runner.run(TrainJob(id="j", study="s", task=TaskRef(target=f"{task}:Tiny"), trials=(work(),)))
     outcome = broker.receive(0)[-1]
     assert isinstance(outcome, Outcome)
     assert outcome.kind is OutcomeKind.COMPLETE

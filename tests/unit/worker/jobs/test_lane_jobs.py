@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from justright.messages import FailureKind, LanePlan, OutcomeKind
+from justright.failures import FailureKind
+from justright.lane_plan import LanePlan
+from justright.messages import OutcomeKind
 from tests.helpers.commands import EXAMPLES
 from tests.helpers.lane_jobs import (
     ALONE,
