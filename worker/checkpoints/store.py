@@ -1,63 +1,20 @@
-"""Checkpoints of one trial: numbered files, each with its checksum, the last two kept."""
+"""Checkpoints of one trial: numbered files, of which the last two are kept."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from justright.errors import ArtifactError
 from worker.checkpoints.artifacts import Artifacts
+from worker.checkpoints.format import State, pack, unpack
 
 log = logging.getLogger(__name__)
 
-_MAGIC = b"justright checkpoint 1 "
 _KEPT = 2  # the last one, and the one before it should that be damaged
 _SHARE = 0.05  # of the time that checkpoints may take at most
-
-State = dict[str, Any]
-
-
-class Damaged(ArtifactError):
-    """A checkpoint that is not what was written."""
-
-
-def pack(state: State) -> bytes:
-    """A state of tensors and plain values as bytes: its SHA-256, then torch's own format.
-
-    Raises:
-        ArtifactError: it cannot be written: a model or optimizer keeps something else in it.
-    """
-    buffer = io.BytesIO()
-    try:
-        torch.save(state, buffer)
-    except Exception as error:  # whatever the user's own classes raise
-        raise ArtifactError(f"its state cannot be saved: {error}") from error
-    content = buffer.getvalue()
-    return _MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content
-
-
-def unpack(raw: bytes) -> State:
-    """What ``pack`` was given. Nothing in it is run: torch's reader of tensors and plain values.
-
-    Raises:
-        Damaged: it is cut off, altered, or holds something else than tensors and plain values.
-    """
-    head, _, content = raw.partition(b"\n")
-    if head != _MAGIC + hashlib.sha256(content).hexdigest().encode():
-        raise Damaged("its checksum is wrong")
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and zip have one for each way of being unreadable
-        raise Damaged(str(error).strip().partition("\n")[0] or type(error).__name__) from None
-    if not isinstance(state, dict):
-        raise Damaged(f"found a {type(state).__name__}")
-    return state
 
 
 @dataclass

@@ -42,7 +42,8 @@ from worker.lanes.randomness import random_state
 from worker.lanes.stack import set_free
 from worker.lanes.trial import TrialTraining
 from worker.training.trainer import EpochResult, TaskTrainer, pick_device
-from worker.user_code.loading import CommandLine, Objective, SourceWatch, load, user_code
+from worker.user_code.guard import user_code
+from worker.user_code.loading import CommandLine, Objective, SourceWatch, load
 from worker.user_code.permission import Permission
 
 log = logging.getLogger(__name__)

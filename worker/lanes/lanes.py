@@ -20,7 +20,8 @@ from torch.func import functional_call, vmap
 from worker.lanes.forms import LaneForms
 from worker.lanes.loss_scale import LossScale, factors, unscale
 from worker.lanes.randomness import random_state, set_random_state
-from worker.lanes.stack import CannotStack, Grads, Stack, clip_lanes, set_rates
+from worker.lanes.stack import CannotStack, Stack
+from worker.lanes.stack_optimizers import Grads, clip_lanes, set_rates
 from worker.lanes.trial import TrialTraining
 
 Forward = Callable[[Any], Any]

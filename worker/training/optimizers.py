@@ -14,7 +14,7 @@ from justright.messages import TrialWork
 from justright.search_space import NAMES
 from justright.task import Task
 from worker.training.schedules import schedule
-from worker.user_code.loading import user_code
+from worker.user_code.guard import user_code
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from worker.lanes.randomness import seed_for, set_random_state
 from worker.lanes.trial import TrialTraining
 from worker.training.data import Batches, as_batches
 from worker.training.optimizers import hyperparameters, in_force, make_optimizer
-from worker.user_code.loading import user_code
+from worker.user_code.guard import user_code
 
 _CHECK_EVERY = 64  # batches between looks at the loss: each look waits for the device
 _VALIDATION_BATCH = 1024

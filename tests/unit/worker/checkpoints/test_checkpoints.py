@@ -30,7 +30,8 @@ from justright.spec import TaskRef
 from justright.task import Task
 from tests.helpers.commands import EXAMPLES
 from worker.checkpoints.artifacts import Artifacts
-from worker.checkpoints.store import Checkpoints, Damaged, pack, unpack
+from worker.checkpoints.format import Damaged, pack, unpack
+from worker.checkpoints.store import Checkpoints
 from worker.jobs.channel import Channel
 from worker.jobs.runner import JobRunner
 from worker.lanes.randomness import random_state
