@@ -53,7 +53,7 @@ def main(descriptor: int, permission: Permission) -> None:
         torch.set_num_threads(int(threads))
     from worker.jobs.channel import Channel
     from worker.jobs.runner import JobRunner
-    from worker.training.trainer import pick_device
+    from worker.training.device import pick_device
 
     url = settings.redis_url.get_secret_value()
     channel = Channel(RedisBroker(connect(url, patient=True)))

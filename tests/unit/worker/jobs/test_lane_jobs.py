@@ -35,7 +35,7 @@ from tests.helpers.lane_jobs import (
     works,
 )
 from worker.checkpoints.store import Checkpoints
-from worker.jobs.runner import next_group
+from worker.jobs.task_job import next_group
 from worker.lanes.lanes import FusedLanes
 
 
