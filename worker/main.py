@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from justright.errors import UsageError
 from justright.processes import die_with_parent
 from justright.settings import Settings
+from worker.parent.limits import GIB, Limits
 from worker.user_code.permission import read_permission
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-_SHARE = 0.8  # of the machine's memory that its trainings may hold, where --memory does not say
+# Of the machine's memory that its trainings may hold, where --memory does not say.
+_MEMORY_SHARE = 0.8
 
 # A number, or as NVIDIA names GPUs and their slices: GPU-..., MIG-...
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
@@ -88,11 +90,13 @@ def run_workers(
         raise UsageError(f"--memory: found {memory:g}, expected a number of GiB above 0")
     settings.signer()  # without a secret nothing is started
     limit = (
-        memory * 2**30 if memory is not None else _SHARE * machine_memory() / max(1, len(chosen))
+        memory * GIB
+        if memory is not None
+        else _MEMORY_SHARE * machine_memory() / max(1, len(chosen))
     )
     rights = _rights(allow_commands, tasks)
     if len(chosen) > 1:
-        return _run_fleet(chosen, [*rights, "--memory", f"{limit / 2**30:.3f}"], lanes, pool)
+        return _run_fleet(chosen, [*rights, "--memory", f"{limit / GIB:.3f}"], lanes, pool)
     environment = {"CUDA_VISIBLE_DEVICES": chosen[0] if chosen else ""}
     if threads is not None:
         environment |= {"JUSTRIGHT_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
@@ -164,7 +168,8 @@ def _serve(
     from justright.brokers.queue import pool_queue
     from justright.brokers.redis import RedisBroker, connect
     from justright.messages import Hello, WorkerInfo
-    from worker.parent.rq_worker import Heart, Limits, WarmWorker, await_child
+    from worker.parent.heartbeat import Heartbeat
+    from worker.parent.rq_worker import WarmWorker, await_child
 
     url = settings.redis_url.get_secret_value()
     connect(url, patient=False).close()  # a wrong address is told at once, not in minutes
@@ -178,15 +183,15 @@ def _serve(
         device=f"cuda:{gpu}" if gpu else "cpu",
         lanes=None if lanes == "auto" else int(lanes),
     )
-    heart = Heart(broker, info, settings.lease)
-    heart.beat()
+    heartbeat = Heartbeat(broker, info, settings.lease)
+    heartbeat.beat()
     broker.exchange([Hello(worker=info.name)])
-    heart.start()
-    await_child(child, heart)
+    heartbeat.start()
+    await_child(child, heartbeat)
     log.info("worker %s serves pool %s", info.name, pool)
     queue = pool_queue(pool, connect(url, patient=True))
     limits = Limits(settings.lease, settings.grace, memory)
-    worker = WarmWorker(queue, broker, settings.signer(), heart, child, limits)
+    worker = WarmWorker(queue, broker, settings.signer(), heartbeat, child, limits)
     worker.work(logging_level="WARNING")
     if not worker.told_to_leave:
         log.error("the worker ends: Redis refuses what it needs (above); start it again")
