@@ -31,7 +31,7 @@ from worker.user_code.permission import Permission, read_permission
 if TYPE_CHECKING:
     from worker.jobs.channel import Channel
 
-_ALIVE = 0.5  # seconds between two signs of life
+_ALIVE_EVERY = 0.5  # seconds between two signs of life
 
 
 def main(descriptor: int, permission: Permission) -> None:
@@ -106,7 +106,7 @@ class _Line(threading.Thread):
     def alive(self) -> None:
         """Called from the training itself, however often: what hangs does not call it."""
         now = time.monotonic()
-        if now - self._alive > _ALIVE:
+        if now - self._alive > _ALIVE_EVERY:
             self._alive = now
             self.write({"alive": True})
 

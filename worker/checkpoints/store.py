@@ -14,7 +14,8 @@ from worker.checkpoints.format import State, pack, unpack
 log = logging.getLogger(__name__)
 
 _KEPT = 2  # the last one, and the one before it should that be damaged
-_SHARE = 0.05  # of the time that checkpoints may take at most
+_COST_SHARE = 0.05  # of the time that checkpoints may take at most
+_ATTEMPT_DIGITS = 4  # with which a file's name begins
 
 
 @dataclass
@@ -32,14 +33,16 @@ class Checkpoints:
     @property
     def due(self) -> bool:
         """Whether it is time for one: often enough to lose little, seldom enough to cost little."""
-        return time.monotonic() - self._last > max(self.every, self.lanes * self._cost / _SHARE)
+        return time.monotonic() - self._last > max(
+            self.every, self.lanes * self._cost / _COST_SHARE
+        )
 
     def save(self, state: State, epoch: int, batch: int) -> bool:
         """Write a checkpoint; False: the place refused, which is logged. The training goes on."""
         began = time.monotonic()
         # By attempt first: a worker that was taken for dead may still write its own, and those that
         # did not fit, so that this attempt began anew, must not count as later than its own.
-        name = f"{self.folder}/{self.attempt:04d}-{epoch:08d}-{batch:010d}.pt"
+        name = f"{self.folder}/{self.attempt:0{_ATTEMPT_DIGITS}d}-{epoch:08d}-{batch:010d}.pt"
         try:
             self.artifacts.write(name, pack(state))
             for old in self._names()[:-_KEPT]:
@@ -69,7 +72,7 @@ class Checkpoints:
         """Remove them: the trial has ended. Those of a later attempt are that one's own."""
         try:
             names = self._names()
-            later = [name for name in names if int(name.rpartition("/")[2][:4]) > self.attempt]
+            later = [name for name in names if _attempt_of(name) > self.attempt]
             for name in names if later else ():
                 if name not in later:
                     self.artifacts.remove(name)
@@ -80,3 +83,8 @@ class Checkpoints:
 
     def _names(self) -> list[str]:
         return [name for name in self.artifacts.names(self.folder) if name.endswith(".pt")]
+
+
+def _attempt_of(name: str) -> int:
+    """Whose checkpoint it is, by the name of its file."""
+    return int(name.rpartition("/")[2][:_ATTEMPT_DIGITS])
