@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 _ALIVE_EVERY = 0.5  # seconds between two signs of life
 
 
-def main(descriptor: int, permission: Permission) -> None:
-    """Serve jobs until the parent goes."""
+def main(descriptor: int, permission: Permission, worker: str | None) -> None:
+    """Serve jobs until the parent goes. ``worker``: the name of ours."""
     die_with_parent(signal.SIGKILL)  # the reading thread needs the GIL to notice its end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave_it_to_the_parent(os.getpid()))
@@ -58,7 +58,7 @@ def main(descriptor: int, permission: Permission) -> None:
     url = settings.redis_url.get_secret_value()
     channel = Channel(RedisBroker(connect(url, patient=True)))
     line.serve(channel)
-    runner = JobRunner(channel, permission, settings, line.alive)
+    runner = JobRunner(channel, permission, settings, line.alive, worker)
     line.write({"ready": {"device": pick_device().type, "torch": torch.__version__}})
     while True:
         job = decode_job(line.jobs.get())
@@ -129,5 +129,7 @@ def _leave_it_to_the_parent(own: int) -> Callable[[int, Any], None]:
 
 
 if __name__ == "__main__":
-    _tasks = [text for before, text in pairwise(sys.argv[1:]) if before == "--tasks"]
-    main(int(sys.argv[1]), read_permission(_tasks, "--allow-commands" in sys.argv))
+    _options = list(pairwise(sys.argv[1:]))
+    _tasks = [text for before, text in _options if before == "--tasks"]
+    _worker = next((text for before, text in _options if before == "--worker"), None)
+    main(int(sys.argv[1]), read_permission(_tasks, "--allow-commands" in sys.argv), _worker)

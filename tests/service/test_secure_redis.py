@@ -95,7 +95,7 @@ def test_a_service_needs_no_more_than_its_users_may(secure: SecureRedis, tmp_pat
         await_true(lambda: state(broker, "long") == "cancelled")
 
         forge(secure)
-        await_true(lambda: "refused job forged" in logs["second"].read_text())
+        await_true(lambda: "job refused job=forged" in logs["second"].read_text())
         healthy(env["orchestrator"], "orchestrator")
         healthy(env["worker"], "worker")
     assert secure.denials() == []

@@ -4,7 +4,6 @@ can go on after it."""
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Iterator
 
 import torch
@@ -13,8 +12,6 @@ from justright.errors import JustrightError, RefusedJob, UsageError, UserCodeErr
 from justright.failures import Failure, FailureKind
 from justright.messages import OutcomeKind
 from worker.jobs.attempt import Attempt
-
-log = logging.getLogger(__name__)
 
 #: In the message of an error after which the GPU's context cannot be used any more.
 _POISON = ("CUDA error", "cuBLAS", "CUBLAS_STATUS", "cuDNN", "CUDNN_STATUS")
@@ -33,7 +30,6 @@ class Failures:
 
     def end(self, attempt: Attempt, error: Exception) -> None:
         """End an attempt that the error kept from beginning, or that has no steps of its own."""
-        log.warning("trial %d failed: %s", attempt.work.number, error)
         attempt.end(OutcomeKind.FAILED, failure=self.word(error))
 
 

@@ -50,8 +50,10 @@ class JobRunner:
         permission: Permission,
         settings: Settings,
         alive: Callable[[], None] = lambda: None,
+        worker: str | None = None,
     ) -> None:
-        """``alive`` is called again and again while something goes on."""
+        """``alive`` is called again and again while something goes on; ``worker``: our name."""
+        self._worker = worker
         self._channel, self._permission, self._alive = channel, permission, alive
         self._artifacts = Artifacts(settings.artifact_place)
         self._checkpoint_every = settings.checkpoint
@@ -113,6 +115,7 @@ class JobRunner:
             self._train_task(job, what, attempts)
             return
         for attempt in attempts:
+            attempt.begin()
             try:
                 if isinstance(what, Objective):
                     run_objective(what, attempt)
@@ -129,7 +132,7 @@ class JobRunner:
         ).run(attempts)
 
     def _attempt(self, job: TrainJob, work: TrialWork) -> Attempt:
-        return Attempt(job.study, work, self._channel, self._alive)
+        return Attempt(job.study, work, self._channel, self._alive, worker=self._worker)
 
     # -- to look at a task ----------------------------------------------------------------------
 

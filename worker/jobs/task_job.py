@@ -134,8 +134,10 @@ class TaskJob:
                 log.warning("a checkpoint of trial %d does not fit: %s", work.number, error)
                 training = self._trainer.start(work)
                 continue
-            log.info("trial %d goes on after epoch %d", work.number, training.epoch)
+            attempt.go_on(training.epoch)
             break
+        else:
+            attempt.begin()
         return RunningTrial(attempt, training, checkpoints)
 
     def _checkpoints_of(self, attempt: Attempt) -> Checkpoints | None:

@@ -25,6 +25,7 @@ from justright.broker import Broker
 from justright.brokers.queue import TrainingJob
 from justright.errors import ForgedMessage, MessageError
 from justright.failures import Failure, FailureKind
+from justright.logs import event
 from justright.messages import (
     Event,
     Inspection,
@@ -135,6 +136,7 @@ class WarmWorker(Worker):
 
     def teardown(self) -> None:
         super().teardown()  # type: ignore[no-untyped-call]
+        event(log, "worker leaves", worker=self.name)
         self._heartbeat.stop()
         self._child.kill()
 
@@ -144,7 +146,14 @@ class WarmWorker(Worker):
         try:
             job = self._read(payload, rq_job)
         except MessageError as error:
-            log.warning("refused job %s: %s", rq_job.id, error)
+            event(
+                log,
+                "job refused",
+                level=logging.WARNING,
+                job=rq_job.id,
+                worker=self.name,
+                reason=str(error),
+            )
             self._broker.exchange(
                 [Refused(job=rq_job.id, worker=self.name, reason=f"{self.name}: {error}")]
             )
@@ -152,6 +161,7 @@ class WarmWorker(Worker):
         trials = job.trials if isinstance(job, TrainJob) else ()
         numbers = tuple((work.number, work.attempt) for work in trials)
         self._heartbeat.beat(job=job.id, study=job.study, since=time.time())
+        event(log, "job begun", job=job.id, study=job.study, worker=self.name)
         started = Started(study=job.study, job=job.id, worker=self.name, trials=numbers)
         self._broker.exchange([started])
         try:
@@ -202,7 +212,15 @@ class WarmWorker(Worker):
                     self._child = self._child.fresh()
                 return
             if self._heartbeat.lost == job.id:
-                log.warning("job %s was taken back: its training stops", job.id)
+                event(
+                    log,
+                    "job lost",
+                    level=logging.WARNING,
+                    job=job.id,
+                    study=job.study,
+                    worker=self.name,
+                    reason="it was taken back",
+                )
                 self._child = self._child.fresh()
                 return
             given_up = watchdog.check(self._stop_requested, self._leave_by)
