@@ -75,6 +75,14 @@ class Lanes(ABC):
         wanted = {id(trial) for trial in chosen}
         self._trials = tuple(trial for trial in self._trials if id(trial) in wanted)
 
+    def drop_diverged(self, totals: torch.Tensor) -> bool:
+        """Let the trials leave whose sum of losses is not finite; whether there were any."""
+        finite = torch.isfinite(totals).cpu()  # one wait for the device, for all of them
+        good = [trial for trial, fine in self.by_trial(finite) if fine]
+        some = len(good) < len(self.trials)
+        self.keep(good)
+        return some
+
     def take(self, trials: Collection[TrialTraining]) -> bool:
         """Go on with these, named in any order, if all of them are here: the others leave."""
         here = {id(trial) for trial in self._trials}

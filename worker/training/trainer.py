@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -30,7 +29,7 @@ from worker.training.data import Batches, as_batches
 from worker.training.device import be_deterministic, half_type
 from worker.training.evaluation import divergence, mean_losses
 from worker.training.optimizers import hyperparameters, in_force, make_optimizer
-from worker.user_code.guard import user_code
+from worker.user_code.guard import guarded, user_code
 
 _CHECK_EVERY = 64  # batches between looks at the loss: each look waits for the device
 _VALIDATION_BATCH = 1024  # samples, at least: without gradients there is room for more
@@ -141,12 +140,14 @@ class TaskTrainer:
     def start(self, work: TrialWork) -> TrialTraining:
         """A trial at its beginning: initial weights from its seed alone."""
         seed_for(work.seed, 0)
-        model = user_code(self.task.model)
+        with guarded():
+            model = self.task.model()
         if not isinstance(model, torch.nn.Module):
             raise TaskError(
                 f"model() returned a {type(model).__name__}, expected a torch.nn.Module."
             )
-        user_code(lambda: model.to(self.device), f"moving the model to {self.device}")
+        with guarded(f"moving the model to {self.device}"):
+            model.to(self.device)
         chosen = hyperparameters(self.task, work)
         optimizer = make_optimizer(self.task, model, work.lr, chosen)
         rates = [float(group["lr"]) for group in optimizer.param_groups]
@@ -168,10 +169,11 @@ class TaskTrainer:
                 set_free(trial)
             self._stack = None
             return self.lanes(trials)
-        if self._stack is not None and not user_code(partial(self._stack.take, trials)):
-            self._stack = None  # frees its memory first
-        if self._stack is None:
-            self._stack = user_code(partial(self.lanes, trials))
+        with guarded():
+            if self._stack is not None and not self._stack.take(trials):
+                self._stack = None  # frees its memory first
+            if self._stack is None:
+                self._stack = self.lanes(trials)
         return self._stack
 
     def drop_stack(self) -> None:
@@ -204,7 +206,8 @@ class TaskTrainer:
         """
         began = time.perf_counter()
         trials = lanes.trials
-        whole = user_code(lambda: self._train_batches(lanes, interrupted))
+        with guarded():
+            whole = self._train_batches(lanes, interrupted)
         if not whole:
             spent = (time.perf_counter() - began) / len(trials)
             for trial in trials:
@@ -212,7 +215,8 @@ class TaskTrainer:
             return None
         losses: dict[int, float] = {}
         if self._validation is not None and lanes.trials:
-            found = user_code(lambda: self.validate(lanes))
+            with guarded():
+                found = self.validate(lanes)
             losses = {id(trial): float(loss) for trial, loss in lanes.by_trial(found)}
         share = (time.perf_counter() - began) / len(trials)
         return [self._end_epoch(trial, losses.get(id(trial)), share) for trial in trials]
@@ -241,7 +245,7 @@ class TaskTrainer:
             for trial, total in lanes.by_trial(totals):
                 trial.batch, trial.seen, trial.total = index + 1, seen, total
             if last or index % _CHECK_EVERY == _CHECK_EVERY - 1:
-                some = _drop_diverged(lanes, totals)
+                some = lanes.drop_diverged(totals)
                 if not lanes.trials:
                     break
                 totals = self._totals(lanes) if some else totals
@@ -370,15 +374,6 @@ def _rest_of_epoch(train: Batches, trial: TrialTraining) -> Iterator[tuple[int, 
     if trial.random:
         set_random_state(trial.random)
     return batches
-
-
-def _drop_diverged(lanes: Lanes, totals: torch.Tensor) -> bool:
-    """Let the trials leave whose sum is not finite; whether there were any."""
-    finite = torch.isfinite(totals).cpu()  # one wait for the device, for all of them
-    good = [trial for trial, fine in lanes.by_trial(finite) if fine]
-    some = len(good) < len(lanes.trials)
-    lanes.keep(good)
-    return some
 
 
 def _shape(value: Any) -> str:

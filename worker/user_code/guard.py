@@ -20,24 +20,33 @@ _LIBRARIES = re.compile(r"[/\\](site-packages|dist-packages)[/\\]|^<frozen")
 T = TypeVar("T")
 
 
-def user_code(call: Callable[[], T], doing: str = "") -> T:
-    """Run the user's code.
+class guarded:
+    """Runs the user's code: ``with guarded(): ...``.
 
     Raises:
         UserCodeError: it raised; the traceback is theirs.
         TaskError: a library raised below us with none of their frames between, such as torch on a
             shape that does not fit; ``doing`` says what was tried.
     """
-    try:
-        return call()
-    except JustrightError:
-        raise
-    except (Exception, SystemExit) as error:
-        if doing and not any(
-            is_users(f.filename) for f in traceback.extract_tb(error.__traceback__)
-        ):
-            raise TaskError(f"{doing} does not work: {_headline(error)}") from error
+
+    def __init__(self, doing: str = "") -> None:
+        self._doing = doing
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, JustrightError) or not isinstance(error, (Exception, SystemExit)):
+            return  # it is raised as it is
+        frames = traceback.extract_tb(error.__traceback__)
+        if self._doing and not any(is_users(frame.filename) for frame in frames):
+            raise TaskError(f"{self._doing} does not work: {_headline(error)}") from error
         raise UserCodeError(_headline(error), trimmed_traceback(error)) from error
+
+
+def user_code(call: Callable[[], T], doing: str = "") -> T:
+    """The result of one call of the user's code, ``guarded``."""
+    with guarded(doing):
+        return call()
 
 
 def _headline(error: BaseException) -> str:
