@@ -10,9 +10,11 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from justright.errors import MessageError
+from justright.failures import Failure
+from justright.lane_plan import LanePlan
 from justright.lifecycle import StudyState, TrialState
 from justright.spec import Scalar, StudySpec, TaskRef
 
@@ -36,66 +38,6 @@ class Message(BaseModel):
     def encode(self) -> str:
         """The message as one line of JSON."""
         return self.model_dump_json()
-
-
-class FailureKind(StrEnum):
-    """Why something failed; decides the exit code and whether it is tried again."""
-
-    USAGE = "usage"  #: What was typed is wrong: no such module or attribute.
-    USER = "user"  #: The user's own code raised; ``traceback`` is theirs.
-    TASK = "task"  #: The task is not usable as it is: shapes, types, a missing metric.
-    CRASHED = "crashed"  #: The training process ended by itself: a signal, or exit().
-    STALLED = "stalled"  #: It gave no sign of life for too long.
-    MEMORY = "memory"  #: It ran out of memory: the GPU's, or the limit of its worker.
-    DISK = "disk"  #: It found no space left.
-    LOST = "lost"  #: Its worker died, or its machine, or the line to it.
-    RETURNED = "returned"  #: Given back in good order: it goes on from its checkpoint.
-    REFUSED = "refused"  #: The worker may not run such a job.
-
-
-#: What another try may mend. The user's own exceptions come again, so they are final.
-WORTH_ANOTHER = frozenset(
-    {
-        FailureKind.CRASHED,
-        FailureKind.STALLED,
-        FailureKind.MEMORY,
-        FailureKind.DISK,
-        FailureKind.LOST,
-        FailureKind.RETURNED,
-        FailureKind.REFUSED,
-    }
-)
-
-
-class Failure(BaseModel):
-    """What went wrong, for people."""
-
-    model_config = _DATA
-
-    kind: FailureKind
-    message: str
-    traceback: str = ""  #: The user's own.
-    output: str = ""  #: The last lines that the training printed.
-    counts: bool = True  #: Against the trial's attempts; not where it got on all the same.
-
-
-class LanePlan(BaseModel):
-    """How the trials of a study are trained, as a worker has measured it."""
-
-    model_config = _DATA
-
-    lanes: int = Field(default=1, ge=1)  #: Trials in a job.
-    stack: int = Field(default=1, ge=1)  #: Trials that are fused, at most; 1: none are.
-    fuse_from: int = Field(default=2, ge=2)  #: Fewer than that are trained one by one.
-    speedup: float = Field(default=1.0, gt=0)  #: Steps of all lanes per second, over one by one.
-    reason: str = ""  #: Why they are trained one by one.
-
-    @property
-    def text(self) -> str:
-        """For people; "" where there is nothing to say."""
-        if self.stack > 1:
-            return f"{self.stack} lanes, together {self.speedup:g} times as fast as one by one"
-        return f"trained one by one: {self.reason}" if self.reason else ""
 
 
 # -- client to orchestrator ---------------------------------------------------------------------
@@ -148,30 +90,63 @@ class TrialWork(BaseModel):
     attempt: int = Field(ge=1)
 
 
-class Job(Message):
-    """Train these trials until a step, each from its last checkpoint if it has one.
+class _Job(Message):
+    """What all jobs say of themselves and their study."""
 
-    Without trials: look at the task and describe it, or, to ``tidy``, remove the study's
-    checkpoints.
-    """
+    model_config = ConfigDict(**_DATA, populate_by_name=True)
 
     type: Literal["job"] = "job"
     id: str
     study: str
     task: TaskRef
+    checkpoint_prefix: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]*$",
+        validation_alias="place",  # its name on the wire: jobs of the first edition have it
+        serialization_alias="place",
+    )
+    """The folder of the study's checkpoints within the artifacts; "": it keeps none."""
+    stall: float | None = Field(default=None, gt=0)  #: Seconds without a sign of life to wait.
+
+    def encode(self) -> str:
+        return self.model_dump_json(by_alias=True)
+
+
+class TrainJob(_Job):
+    """Train these trials until a step, each from its last checkpoint if it has one."""
+
     epochs: int | None = Field(default=None, ge=1)  #: The horizon; None: the task's own.
     until: int | None = Field(default=None, ge=1)  #: The step to stop at; None: the horizon.
     seed: int = 0
-    metric: str | None = None
-    place: str = Field(default="", pattern=r"^[A-Za-z0-9._-]*$")
-    """Where the study's checkpoints are, within the artifacts; "": it keeps none."""
-    stall: float | None = Field(default=None, gt=0)  #: Seconds without a sign of life to wait.
-    tidy: bool = False
-    trials: tuple[TrialWork, ...] = ()
+    metric: str | None = None  #: The name under which a program prints its loss.
+    trials: tuple[TrialWork, ...] = Field(min_length=1)
     plan: LanePlan = LanePlan()  #: How to train them.
-    search: tuple[str, ...] = ()  #: For a look: settings that will be searched beside the rate.
-    lanes: int | None = Field(default=None, ge=1)  #: For a look: plan for so many; None: measure.
-    most: int = Field(default=1, ge=1)  #: For a look: more lanes than that would stay empty.
+
+
+class InspectJob(_Job):
+    """Look at the task and describe it."""
+
+    epochs: int | None = Field(default=None, ge=1)  #: The horizon; None: the task's own.
+    seed: int = 0
+    search: tuple[str, ...] = ()  #: Settings that will be searched beside the rate.
+    lanes: int | None = Field(default=None, ge=1)  #: Plan for so many; None: measure.
+    most: int = Field(default=1, ge=1)  #: More lanes than that would stay empty.
+
+
+class TidyJob(_Job):
+    """Remove the study's checkpoints: it has ended."""
+
+    tidy: Literal[True] = True
+
+
+Job = TrainJob | InspectJob | TidyJob
+
+
+def _kind_of_job(fields: dict[str, Any]) -> str:
+    """Which of the three jobs it is: on the wire all are of type "job"."""
+    if fields.get("tidy"):
+        return "tidy"
+    return "inspect" if fields.get("trials", []) == [] else "train"
 
 
 class Decision(Message):
@@ -363,9 +338,19 @@ class Snapshot(Message):
 
 Command = Submit | Cancel | Pause | Resume
 Event = Hello | Inspection | Space | Started | Report | Outcome | Refused
-AnyMessage = Command | Event | Job | Decision | WorkerInfo | Snapshot
+_NotAJob = Command | Event | Decision | WorkerInfo | Snapshot
+AnyMessage = _NotAJob | Job
 
-_ADAPTER: TypeAdapter[AnyMessage] = TypeAdapter(Annotated[AnyMessage, Field(discriminator="type")])
+# The type is looked up among all messages. Only a job's fields are looked at a second time, since
+# that costs more than the lookup, and reports come by the thousand a second.
+_AnyJob = Annotated[
+    Annotated[TrainJob, Tag("train")]
+    | Annotated[InspectJob, Tag("inspect")]
+    | Annotated[TidyJob, Tag("tidy")],
+    Discriminator(_kind_of_job),
+]
+_BY_TYPE = Annotated[_NotAJob | _AnyJob, Field(discriminator="type")]
+_ADAPTER: TypeAdapter[AnyMessage] = TypeAdapter(_BY_TYPE)
 
 
 def decode(raw: str | bytes) -> AnyMessage:
@@ -400,4 +385,12 @@ def decode_as(kind: type[M], raw: str | bytes) -> M:
     message = decode(raw)
     if not isinstance(message, kind):
         raise MessageError(f"found a {message.type} message, expected a {kind.__name__.lower()}")
+    return message
+
+
+def decode_job(raw: str | bytes) -> Job:
+    """As ``decode_as``, any of the three jobs."""
+    message = decode(raw)
+    if not isinstance(message, Job):
+        raise MessageError(f"found a {message.type} message, expected a job")
     return message

@@ -21,14 +21,13 @@ import optuna
 
 from justright.broker import AT_MOST, Broker
 from justright.errors import StorageError, UsageError
+from justright.failures import Failure, FailureKind
 from justright.lifecycle import StudyState, TrialState
 from justright.logs import event
 from justright.messages import (
     Cancel,
     Command,
     Event,
-    Failure,
-    FailureKind,
     Hello,
     Job,
     Pause,

@@ -21,8 +21,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from justright.brokers.redis import RedisBroker, connect
+from justright.failures import FailureKind
 from justright.logs import configure
-from justright.messages import FailureKind, Job, decode_as
+from justright.messages import decode_job
 from justright.processes import die_with_parent, keep_freed_memory
 from justright.settings import load_settings
 from worker.user_code.permission import Permission, read_permission
@@ -30,11 +31,11 @@ from worker.user_code.permission import Permission, read_permission
 if TYPE_CHECKING:
     from worker.jobs.channel import Channel
 
-_ALIVE = 0.5  # seconds between two signs of life
+_ALIVE_EVERY = 0.5  # seconds between two signs of life
 
 
-def main(descriptor: int, permission: Permission) -> None:
-    """Serve jobs until the parent goes."""
+def main(descriptor: int, permission: Permission, worker: str | None) -> None:
+    """Serve jobs until the parent goes. ``worker``: the name of ours."""
     die_with_parent(signal.SIGKILL)  # the reading thread needs the GIL to notice its end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave_it_to_the_parent(os.getpid()))
@@ -52,15 +53,15 @@ def main(descriptor: int, permission: Permission) -> None:
         torch.set_num_threads(int(threads))
     from worker.jobs.channel import Channel
     from worker.jobs.runner import JobRunner
-    from worker.training.trainer import pick_device
+    from worker.training.device import pick_device
 
     url = settings.redis_url.get_secret_value()
     channel = Channel(RedisBroker(connect(url, patient=True)))
     line.serve(channel)
-    runner = JobRunner(channel, permission, settings, line.alive)
+    runner = JobRunner(channel, permission, settings, line.alive, worker)
     line.write({"ready": {"device": pick_device().type, "torch": torch.__version__}})
     while True:
-        job = decode_as(Job, line.jobs.get())
+        job = decode_job(line.jobs.get())
         if runner.outdated(job):
             line.write({"recycle": job.id})
             os._exit(0)
@@ -105,7 +106,7 @@ class _Line(threading.Thread):
     def alive(self) -> None:
         """Called from the training itself, however often: what hangs does not call it."""
         now = time.monotonic()
-        if now - self._alive > _ALIVE:
+        if now - self._alive > _ALIVE_EVERY:
             self._alive = now
             self.write({"alive": True})
 
@@ -128,5 +129,7 @@ def _leave_it_to_the_parent(own: int) -> Callable[[int, Any], None]:
 
 
 if __name__ == "__main__":
-    _tasks = [text for before, text in pairwise(sys.argv[1:]) if before == "--tasks"]
-    main(int(sys.argv[1]), read_permission(_tasks, "--allow-commands" in sys.argv))
+    _options = list(pairwise(sys.argv[1:]))
+    _tasks = [text for before, text in _options if before == "--tasks"]
+    _worker = next((text for before, text in _options if before == "--worker"), None)
+    main(int(sys.argv[1]), read_permission(_tasks, "--allow-commands" in sys.argv), _worker)

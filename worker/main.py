@@ -17,17 +17,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from justright.errors import UsageError
+from justright.logs import event
 from justright.processes import die_with_parent
 from justright.settings import Settings
+from worker.parent.limits import GIB, Limits
 from worker.user_code.permission import read_permission
 
 if TYPE_CHECKING:
+    from justright.messages import WorkerInfo
     from worker.parent.child_process import Child
 
 log = logging.getLogger(__name__)
 
 
-_SHARE = 0.8  # of the machine's memory that its trainings may hold, where --memory does not say
+# Of the machine's memory that its trainings may hold, where --memory does not say.
+_MEMORY_SHARE = 0.8
 
 # A number, or as NVIDIA names GPUs and their slices: GPU-..., MIG-...
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
@@ -88,11 +92,13 @@ def run_workers(
         raise UsageError(f"--memory: found {memory:g}, expected a number of GiB above 0")
     settings.signer()  # without a secret nothing is started
     limit = (
-        memory * 2**30 if memory is not None else _SHARE * machine_memory() / max(1, len(chosen))
+        memory * GIB
+        if memory is not None
+        else _MEMORY_SHARE * machine_memory() / max(1, len(chosen))
     )
     rights = _rights(allow_commands, tasks)
     if len(chosen) > 1:
-        return _run_fleet(chosen, [*rights, "--memory", f"{limit / 2**30:.3f}"], lanes, pool)
+        return _run_fleet(chosen, [*rights, "--memory", f"{limit / GIB:.3f}"], lanes, pool)
     environment = {"CUDA_VISIBLE_DEVICES": chosen[0] if chosen else ""}
     if threads is not None:
         environment |= {"JUSTRIGHT_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
@@ -145,48 +151,45 @@ def _run_one(
 ) -> int:
     from worker.parent.child_process import Child
 
-    # Before anything slow of our own: its import of torch is what a first trial waits for.
-    child = Child(environment, rights)
-    try:
-        return _serve(settings, environment, lanes, pool, child, memory)
-    finally:
-        child.kill()
-
-
-def _serve(
-    settings: Settings,
-    environment: dict[str, str],
-    lanes: str,
-    pool: str,
-    child: Child,
-    memory: float,
-) -> int:
-    from justright.brokers.queue import pool_queue
-    from justright.brokers.redis import RedisBroker, connect
-    from justright.messages import Hello, WorkerInfo
-    from worker.parent.rq_worker import Heart, Limits, WarmWorker, await_child
-
-    url = settings.redis_url.get_secret_value()
-    connect(url, patient=False).close()  # a wrong address is told at once, not in minutes
-    broker = RedisBroker(connect(url, patient=True))
     gpu = environment["CUDA_VISIBLE_DEVICES"]
+    name = f"{socket.gethostname()}-{'gpu' + gpu if gpu else 'cpu'}-{uuid.uuid4().hex[:6]}"
+    # Before anything slow of our own: its import of torch is what a first trial waits for.
+    child = Child(environment, [*rights, "--worker", name])
+    from justright.messages import WorkerInfo
+
     info = WorkerInfo(
-        name=f"{socket.gethostname()}-{'gpu' + gpu if gpu else 'cpu'}-{uuid.uuid4().hex[:6]}",
+        name=name,
         pool=pool,
         host=socket.gethostname(),
         pid=os.getpid(),
         device=f"cuda:{gpu}" if gpu else "cpu",
         lanes=None if lanes == "auto" else int(lanes),
     )
-    heart = Heart(broker, info, settings.lease)
-    heart.beat()
+    try:
+        return _serve(settings, info, child, memory)
+    finally:
+        child.kill()
+
+
+def _serve(settings: Settings, info: WorkerInfo, child: Child, memory: float) -> int:
+    from justright.brokers.queue import pool_queue
+    from justright.brokers.redis import RedisBroker, connect
+    from justright.messages import Hello
+    from worker.parent.heartbeat import Heartbeat
+    from worker.parent.rq_worker import WarmWorker, await_child
+
+    url = settings.redis_url.get_secret_value()
+    connect(url, patient=False).close()  # a wrong address is told at once, not in minutes
+    broker = RedisBroker(connect(url, patient=True))
+    heartbeat = Heartbeat(broker, info, settings.lease)
+    heartbeat.beat()
     broker.exchange([Hello(worker=info.name)])
-    heart.start()
-    await_child(child, heart)
-    log.info("worker %s serves pool %s", info.name, pool)
-    queue = pool_queue(pool, connect(url, patient=True))
+    heartbeat.start()
+    await_child(child, heartbeat)
+    queue = pool_queue(info.pool, connect(url, patient=True))
     limits = Limits(settings.lease, settings.grace, memory)
-    worker = WarmWorker(queue, broker, settings.signer(), heart, child, limits)
+    worker = WarmWorker(queue, broker, settings.signer(), heartbeat, child, limits)
+    event(log, "worker serves", pool=info.pool, worker=info.name)
     worker.work(logging_level="WARNING")
     if not worker.told_to_leave:
         log.error("the worker ends: Redis refuses what it needs (above); start it again")

@@ -26,7 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from justright.messages import LanePlan, TrialWork
+from justright.lane_plan import LanePlan
+from justright.messages import TrialWork
 from justright.processes import keep_freed_memory
 from justright.spec import TaskRef
 from justright.task import Task

@@ -32,17 +32,9 @@ from rich.table import Table
 
 from benchmarks.search.replay_curves import CurvesError, CurveTask, read_tasks
 from benchmarks.search.replay_policies import NAMES, PLAIN, SPECS
+from justright.lane_plan import LanePlan
 from justright.lifecycle import StudyState
-from justright.messages import (
-    Answer,
-    Inspection,
-    Job,
-    LanePlan,
-    Outcome,
-    OutcomeKind,
-    Report,
-    Started,
-)
+from justright.messages import Answer, Inspection, Outcome, OutcomeKind, Report, Started, TrainJob
 from justright.spec import make_spec
 from orchestrator.search.choosing import choose_policy
 from orchestrator.storage import ledger
@@ -131,7 +123,7 @@ class Replay:
         """The study's, once it has ended."""
         return self._run.record.answer
 
-    def _next(self) -> Job | None:
+    def _next(self) -> TrainJob | None:
         began = time.perf_counter()
         reason = self._run.end_reason()
         if reason is not None:
@@ -140,6 +132,7 @@ class Replay:
         job = self._run.next_job(self._lanes, 1, _new_id)
         self._thinking += time.perf_counter() - began
         self._decisions += 1
+        assert job is None or isinstance(job, TrainJob), "the task has been looked at"
         return job
 
     def _regret(self) -> float:
@@ -150,7 +143,7 @@ class Replay:
         found = policy.recommend() if policy is not None else None
         return self._task.regret((found or {}).get("lr"))
 
-    def _train(self, job: Job) -> None:
+    def _train(self, job: TrainJob) -> None:
         """Answer as a worker would, epoch by epoch; trials that are behind catch up first."""
         horizon = self._task.horizon
         until = job.until or horizon
@@ -182,7 +175,7 @@ class Replay:
             left = [work for work in left if work.number not in ended]
             self._mark()
 
-    def _judge(self, job: Job, step: int) -> set[int]:
+    def _judge(self, job: TrainJob, step: int) -> set[int]:
         """Stop those that the policy gives up."""
         began = time.perf_counter()
         self._run.prune()

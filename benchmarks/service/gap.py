@@ -22,7 +22,7 @@ import redis
 from rq import Queue
 
 from justright.brokers.redis import RedisBroker, connect
-from justright.messages import Job, TrialWork
+from justright.messages import TrainJob, TrialWork
 from justright.signing import Signer
 from justright.spec import TaskRef
 from tests.helpers.commands import ending
@@ -77,7 +77,7 @@ def warm_gaps(url: str, folder: Path, jobs: int) -> list[float]:
     broker = RedisBroker(connect(url, patient=False), Signer(secret))
     for number in range(jobs):
         work = TrialWork(number=number, lr=0.01, seed=0, attempt=1)
-        job = Job(id=f"gap{number}", study="gap", task=TaskRef(target=target), trials=(work,))
+        job = TrainJob(id=f"gap{number}", study="gap", task=TaskRef(target=target), trials=(work,))
         broker.dispatch(job, "default")
     command = [sys.executable, "-P", "-m", "justright", "worker", "--gpus", "none"]
     command += ["--tasks", str(folder)]

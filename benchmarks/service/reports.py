@@ -29,8 +29,9 @@ from justright.messages import (
     Report,
     Started,
     Submit,
+    TrainJob,
     WorkerInfo,
-    decode_as,
+    decode_job,
 )
 from justright.settings import Settings
 from justright.signing import Signer
@@ -74,7 +75,7 @@ class Fleet:
         jobs: list[Job] = []
         for entry in queue.get_jobs():
             queue.remove(entry)
-            jobs.append(decode_as(Job, self._signer.open("job", entry.args[0])))
+            jobs.append(decode_job(self._signer.open("job", entry.args[0])))
             entry.delete()
         for job, worker in zip(jobs, self._idle, strict=False):
             self._broker.claim(job.id, worker.name, _LEASE)
@@ -90,6 +91,7 @@ class Fleet:
         """Announce these jobs; returns their trials, as (number, attempt)."""
         trials: list[tuple[int, int]] = []
         for job in jobs:
+            assert isinstance(job, TrainJob)
             of_job = tuple((work.number, work.attempt) for work in job.trials)
             self.say(Started(study=job.study, job=job.id, worker="worker", trials=of_job))
             trials += of_job

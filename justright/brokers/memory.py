@@ -15,6 +15,7 @@ from justright.messages import (
     Snapshot,
     WorkerInfo,
     decode_as,
+    decode_job,
 )
 
 
@@ -68,7 +69,7 @@ class MemoryBroker(Broker):
         self._unacknowledged = []
 
     def dispatch(self, job: Job, pool: str) -> None:
-        self.queues.setdefault(pool, []).append(decode_as(Job, job.encode()))
+        self.queues.setdefault(pool, []).append(decode_job(job.encode()))
 
     def take(self, pool: str, worker: str, lease: float) -> Job | None:
         """What RQ does for a real worker: the oldest job, with its lease."""

@@ -17,7 +17,7 @@ from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
 from justright.errors import RefusedJob
-from justright.messages import Job
+from justright.messages import Job, TrainJob
 from justright.signing import Signer
 
 FUNCTION = "justright.train"
@@ -69,6 +69,7 @@ def pool_queue(pool: str, client: redis.Redis) -> Queue:
 
 def enqueue(queue: Queue, job: Job, signer: Signer) -> None:
     """Put a job on the queue under its own id, signed; RQ keeps nothing of it once it has run."""
+    trials = [work.number for work in job.trials] if isinstance(job, TrainJob) else []
     queue.enqueue_call(
         func=FUNCTION,
         args=(signer.seal("job", job.encode()),),
@@ -76,7 +77,7 @@ def enqueue(queue: Queue, job: Job, signer: Signer) -> None:
         timeout=-1,
         result_ttl=0,
         failure_ttl=FAILURE_SECONDS,
-        description=f"study {job.study}, trials {[trial.number for trial in job.trials]}",
+        description=f"study {job.study}, trials {trials}",
     )
 
 

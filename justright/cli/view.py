@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 from rich.text import Text
 
+from justright.failures import Failure, FailureKind
 from justright.lifecycle import FINISHED, TrialState
-from justright.messages import Answer, Failure, FailureKind, Snapshot, TrialView, WorkerInfo
+from justright.messages import Answer, Snapshot, TrialView, WorkerInfo
 
 _BARS = "▁▂▃▄▅▆▇█"
 _STYLES = {

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from optuna.storages import BaseStorage
 
-from justright.messages import Failure
+from justright.failures import Failure
 
 _SIZE = 2045  # optuna-dashboard's limit for one part
 _OF_A_TRIAL = re.compile(r"dashboard:(\d+):note_")

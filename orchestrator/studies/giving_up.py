@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from justright.failures import Failure
 from justright.lifecycle import FINISHED, TrialState
-from justright.messages import Failure
 from orchestrator.studies.trial_record import TrialRecord
 
 _HOPELESS = 3  # failed trials, or attempts that ended alike, until a study gives up

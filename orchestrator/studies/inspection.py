@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from justright.failures import WORTH_ANOTHER, Failure, FailureKind
+from justright.lane_plan import LanePlan
 from justright.lifecycle import StudyState
-from justright.messages import WORTH_ANOTHER, Failure, FailureKind, Inspection, LanePlan
+from justright.messages import Inspection
 from orchestrator.studies.study_record import StudyRecord
 
 # What hangs or kills its process at the first look would do so again.

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
-from justright.messages import Job, LanePlan
+from justright.lane_plan import LanePlan
+from justright.messages import InspectJob, TidyJob, TrainJob
+from justright.spec import TaskRef
 from orchestrator.studies.study_record import StudyRecord
 from orchestrator.studies.trial_record import TrialRecord
+
+
+class _Common(TypedDict):
+    """What every job of a study says."""
+
+    id: str
+    study: str
+    task: TaskRef
+    checkpoint_prefix: str
+    stall: float | None
 
 
 class JobFactory:
@@ -15,31 +28,41 @@ class JobFactory:
     def __init__(self, record: StudyRecord) -> None:
         self._record = record
 
-    def train(self, job: str, trials: Sequence[TrialRecord], plan: LanePlan) -> Job:
+    def train(self, job: str, trials: Sequence[TrialRecord], plan: LanePlan) -> TrainJob:
         """Train these, all to the step of the first one."""
-        works = tuple(record.work() for record in trials)
-        return self._job(job, plan).model_copy(update={"trials": works, "until": trials[0].until})
-
-    def inspect(self, job: str, lanes: int | None) -> Job:
-        """Look at the task. ``lanes``: trials in a job; None: as many as are measured to pay."""
         spec = self._record.spec
-        look = {"lanes": lanes, "most": spec.trials, "search": tuple(spec.search)}
-        return self._job(job, LanePlan()).model_copy(update=look)
-
-    def tidy(self, job: str) -> Job:
-        """Remove what the study's trials have left in the store of checkpoints."""
-        return self._job(job, LanePlan()).model_copy(update={"tidy": True})
-
-    def _job(self, job: str, plan: LanePlan) -> Job:
-        spec = self._record.spec
-        return Job(
-            id=job,
-            study=spec.name,
-            task=spec.task,
+        return TrainJob(
+            **self._common(job),
             epochs=spec.epochs,
+            until=trials[0].until,
             seed=spec.seed,
             metric=spec.metric,
-            place=self._record.checkpoint_prefix,
-            stall=spec.stall,
+            trials=tuple(record.work() for record in trials),
             plan=plan,
         )
+
+    def inspect(self, job: str, lanes: int | None) -> InspectJob:
+        """Look at the task. ``lanes``: trials in a job; None: as many as are measured to pay."""
+        spec = self._record.spec
+        return InspectJob(
+            **self._common(job),
+            epochs=spec.epochs,
+            seed=spec.seed,
+            search=tuple(spec.search),
+            lanes=lanes,
+            most=spec.trials,
+        )
+
+    def tidy(self, job: str) -> TidyJob:
+        """Remove what the study's trials have left in the store of checkpoints."""
+        return TidyJob(**self._common(job))
+
+    def _common(self, job: str) -> _Common:
+        spec = self._record.spec
+        return {
+            "id": job,
+            "study": spec.name,
+            "task": spec.task,
+            "checkpoint_prefix": self._record.checkpoint_prefix,
+            "stall": spec.stall,
+        }

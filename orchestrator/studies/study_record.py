@@ -6,8 +6,9 @@ from typing import Any
 
 import optuna
 
+from justright.failures import Failure
 from justright.lifecycle import STUDY_ACTIVE, STUDY_FINISHED, StudyState
-from justright.messages import Answer, Failure, Inspection
+from justright.messages import Answer, Inspection
 from justright.spec import StudySpec
 from orchestrator.storage import ledger
 

@@ -15,19 +15,9 @@ from dataclasses import replace
 import optuna
 from optuna.storages import BaseStorage
 
+from justright.failures import Failure, FailureKind
 from justright.lifecycle import StudyState, TrialState
-from justright.messages import (
-    Answer,
-    Failure,
-    FailureKind,
-    Inspection,
-    Job,
-    Outcome,
-    Report,
-    Snapshot,
-    Space,
-    Started,
-)
+from justright.messages import Answer, Inspection, Job, Outcome, Report, Snapshot, Space, Started
 from justright.spec import StudySpec
 from orchestrator.answers.answer import as_note
 from orchestrator.search.choosing import choose_policy

@@ -7,7 +7,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from justright.errors import JustrightError
-from justright.messages import Failure, FailureKind, Space
+from justright.failures import Failure, FailureKind
+from justright.messages import Space
 from orchestrator.search.policy import Policy, PolicyFactory, SearchContext
 from orchestrator.studies.study_record import StudyRecord
 from orchestrator.studies.trial_book import TrialBook

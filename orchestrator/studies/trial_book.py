@@ -13,17 +13,9 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from justright.failures import WORTH_ANOTHER, Failure, FailureKind
 from justright.lifecycle import FINISHED, TrialState
-from justright.messages import (
-    WORTH_ANOTHER,
-    Decision,
-    Failure,
-    FailureKind,
-    Outcome,
-    OutcomeKind,
-    Report,
-    Started,
-)
+from justright.messages import Decision, Outcome, OutcomeKind, Report, Started
 from orchestrator.search.policy import Proposal
 from orchestrator.storage import ledger
 from orchestrator.studies.effects import Effects

@@ -10,8 +10,9 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
+from justright.failures import Failure
 from justright.lifecycle import FINISHED, TrialState
-from justright.messages import Failure, TrialView, TrialWork
+from justright.messages import TrialView, TrialWork
 from orchestrator.answers.answer import Result
 from orchestrator.search.loss_curve import LossCurve
 from orchestrator.search.policy import Proposal

@@ -9,9 +9,9 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from justright.failures import Failure
 from justright.lifecycle import FINISHED, TrialState, transition
 from justright.logs import event
-from justright.messages import Failure
 from orchestrator.storage import ledger
 from orchestrator.storage.notes import failure_note, save_note
 from orchestrator.studies.trial_record import TrialRecord

@@ -19,11 +19,12 @@ from justright.messages import (
     Command,
     Decision,
     Event,
+    InspectJob,
     Job,
     Report,
     Snapshot,
     WorkerInfo,
-    decode_as,
+    decode_job,
 )
 from justright.spec import StudySpec, TaskRef
 from tests.helpers.commands import SIGNER
@@ -79,14 +80,14 @@ def on_redis(url: str) -> House:
         )
         if found is None:
             return None
-        job = decode_as(Job, SIGNER.open("job", found[0].args[0]))
+        job = decode_job(SIGNER.open("job", found[0].args[0]))
         return job if successor().claim(job.id, "w", SHORT) else None
 
     return House(successor(), successor, take, lambda: time.sleep(2 * SHORT))
 
 
 def a_job(number: int) -> Job:
-    return Job(id=f"job-{number}", study="s", task=TASK)
+    return InspectJob(id=f"job-{number}", study="s", task=TASK)
 
 
 def a_worker(name: str = "w", job: str | None = None) -> WorkerInfo:

@@ -9,16 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from justright.messages import (
-    Decision,
-    Event,
-    FailureKind,
-    Job,
-    LanePlan,
-    Outcome,
-    Report,
-    TrialWork,
-)
+from justright.failures import FailureKind
+from justright.lane_plan import LanePlan
+from justright.messages import Decision, Event, Outcome, Report, TrainJob, TrialWork
 from justright.settings import Settings
 from justright.spec import TaskRef
 from worker.jobs.channel import Channel
@@ -212,9 +205,9 @@ def run(
     torch.manual_seed(99)  # what another trial in this process does to it
     ref = TaskRef(target=f"{task}:{name}", arguments=arguments)
     runner.run(
-        Job(
-            id="j", study="s", task=ref, epochs=epochs, until=until, place=PLACE,
-            trials=tuple(trials), plan=plan,
+        TrainJob(
+            id="j", study="s", task=ref, epochs=epochs, until=until,
+            checkpoint_prefix=PLACE, trials=tuple(trials), plan=plan,
         )
     )  # fmt: skip
     ended = Ended()

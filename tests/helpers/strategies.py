@@ -7,7 +7,7 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Gt
+from annotated_types import Gt, MinLen
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from pydantic import BaseModel
@@ -72,7 +72,7 @@ def _range_of(ends: tuple[float, float]) -> Searched:
 
 
 def _within_limits(hint: Any) -> SearchStrategy[Any]:
-    """A number within its limits (Hypothesis reads them), or a name."""
+    """A number within its limits (Hypothesis reads them), a name, or several of something."""
     inner, *limits = get_args(hint)
     if any(getattr(limit, "pattern", None) for limit in limits):
         return NAMES
@@ -85,6 +85,8 @@ def _within_limits(hint: Any) -> SearchStrategy[Any]:
         found = RATES
     else:
         found = values(number)
+        least = next((limit.min_length for limit in limits if isinstance(limit, MinLen)), 0)
+        found = found.filter(lambda value: len(value) >= least) if least else found
     return st.none() | found if optional else found
 
 

@@ -18,13 +18,13 @@ from justright.lifecycle import STUDY_FINISHED
 from justright.messages import (
     Hello,
     Inspection,
-    Job,
     Outcome,
     OutcomeKind,
     Report,
     Snapshot,
     Started,
     Submit,
+    TrainJob,
     TrialWork,
     WorkerInfo,
 )
@@ -65,7 +65,7 @@ class TwinWorker:
     lanes: int = 1
     loss: Callable[[float, int], float | None] = bowl
     inspection: dict[str, Any] = field(default_factory=dict)
-    job: Job | None = None
+    job: TrainJob | None = None
     steps: dict[int, int] = field(default_factory=dict)
     kept: dict[int, int] = field(default_factory=dict)  #: Steps in each trial's checkpoint.
     trained: list[tuple[int, int]] = field(default_factory=list)  #: (trial, attempt) begun
@@ -97,7 +97,7 @@ class TwinWorker:
         job = self.broker.take("default", self.name, LEASE)
         if job is None:
             return
-        if not job.trials:
+        if not isinstance(job, TrainJob):
             told = {"epochs": HORIZON, "initial_loss": 2.0, **self.inspection}
             self.broker.exchange([Inspection(study=job.study, job=job.id, **told)])
             return
@@ -109,7 +109,7 @@ class TwinWorker:
             [Started(study=job.study, job=job.id, worker=self.name, trials=numbers)]
         )
 
-    def _one_step(self, job: Job, work: TrialWork) -> None:
+    def _one_step(self, job: TrainJob, work: TrialWork) -> None:
         step = self.steps[work.number] = self.steps[work.number] + 1
         loss = self.loss_of(work, step)
         base = {"study": job.study, "trial": work.number, "attempt": work.attempt, "step": step}

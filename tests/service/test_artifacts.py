@@ -13,7 +13,8 @@ from moto.server import ThreadedMotoServer
 
 from justright.brokers.memory import MemoryBroker
 from justright.errors import ArtifactError
-from justright.messages import FailureKind, Job, Outcome, OutcomeKind, TrialWork
+from justright.failures import FailureKind
+from justright.messages import Outcome, OutcomeKind, TrainJob, TrialWork
 from justright.settings import Settings
 from justright.spec import TaskRef
 from worker.checkpoints.artifacts import Artifacts
@@ -244,7 +245,7 @@ def train(task: Path, place: str, attempt: int, batches: int | None = None) -> O
     runner = JobRunner(channel, read_permission([str(task.parent)], False), settings, alive)
     work = TrialWork(number=0, lr=0.1, seed=0, attempt=attempt)
     target = TaskRef(target=f"{task}:Tiny")
-    runner.run(Job(id="j", study="s", task=target, place="s-1", trials=(work,)))
+    runner.run(TrainJob(id="j", study="s", task=target, checkpoint_prefix="s-1", trials=(work,)))
     outcome = broker.receive(0)[-1]
     assert isinstance(outcome, Outcome)
     return outcome
@@ -265,7 +266,8 @@ def test_a_training_goes_on_from_an_object_store(
     assert len(Artifacts(place).names("s-1/0")) == 1
     with caplog.at_level("INFO"):
         ended = train(task, place, attempt=2)
-    assert "trial 0 goes on after epoch 1" in caplog.text
+    [event] = [one for one in caplog.records if one.getMessage() == "trial goes on"]
+    assert vars(event)["about"]["step"] == 1
     assert ended.kind is OutcomeKind.COMPLETE
     assert ended.losses == whole.losses
     assert Artifacts(place).names("s-1/0") == []

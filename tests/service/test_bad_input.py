@@ -16,8 +16,9 @@ from rich.console import Console
 from justright.brokers.memory import MemoryBroker
 from justright.brokers.redis import RedisBroker, connect
 from justright.cli.view import print_answer, status_tables, trial_table
+from justright.failures import Failure, FailureKind
 from justright.lifecycle import StudyState, TrialState
-from justright.messages import Failure, FailureKind, Snapshot, Submit, TrialView
+from justright.messages import Snapshot, Submit, TrialView
 from justright.settings import load_settings
 from justright.spec import make_spec
 from orchestrator.answers.answer import make_answer

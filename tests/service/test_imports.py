@@ -134,7 +134,8 @@ _SEARCH = """
 from pathlib import Path
 import orchestrator.main
 from justright.brokers.memory import MemoryBroker
-from justright.messages import Inspection, Outcome, OutcomeKind, Report, Submit, WorkerInfo
+from justright.messages import Inspection, InspectJob, Outcome, OutcomeKind, Report, Submit
+from justright.messages import WorkerInfo
 from justright.settings import load_settings
 from justright.spec import make_spec
 from orchestrator.storage.ledger import open_ledger
@@ -151,8 +152,9 @@ for _ in range(100):
     job = broker.take("default", "w", lease=1e9)
     if job is None:
         break
-    if not job.trials:
+    if isinstance(job, InspectJob):
         broker.exchange([Inspection(study="light", job=job.id, epochs=3, initial_loss=2.0)])
+        continue
     for work in job.trials:
         ids = dict(study="light", trial=work.number, attempt=work.attempt)
         last = job.until or 3

@@ -12,7 +12,7 @@ import torch
 
 from justright.brokers.redis import RedisBroker, connect
 from justright.lifecycle import StudyState, TrialState
-from justright.messages import Job, Pause, Resume, Snapshot, Submit, TrialWork
+from justright.messages import Pause, Resume, Snapshot, Submit, TrainJob, TrialWork
 from justright.settings import Settings
 from justright.spec import StudySpec, TaskRef
 from justright.task import Task
@@ -190,7 +190,7 @@ def test_a_rest_promotes_nobody_and_ends_nobody(tmp_path: Path, after: int) -> N
 def test_a_worker_that_is_lost_with_a_promoted_trial(tmp_path: Path) -> None:
     house = start(tmp_path, workers=2)
 
-    def promoted() -> Job | None:
+    def promoted() -> TrainJob | None:
         job = house.workers[0].job
         return job if job is not None and job.trials[0].attempt == 2 else None
 

@@ -25,7 +25,7 @@ from rq.webhook import Webhook
 from justright.brokers.queue import FUNCTION, TrainingJob, enqueue, pool_queue, withdraw
 from justright.brokers.redis import RedisBroker, connect
 from justright.errors import RefusedJob
-from justright.messages import Event, Inspection, Job, Refused, TrialWork
+from justright.messages import Event, Inspection, InspectJob, Job, Refused, TrainJob, TrialWork
 from justright.signing import VALID, Signer
 from justright.spec import TaskRef
 from tests.helpers.commands import SECRET, SIGNER, serving
@@ -80,7 +80,8 @@ def queue(clean_redis: str) -> Queue:
 
 
 def a_job(number: int = 0, target: str = "/tasks/t.py:T", **values: Any) -> Job:
-    return Job(id=f"job-{number}", study="s", task=TaskRef(target=target), **values)
+    about: dict[str, Any] = {"id": f"job-{number}", "study": "s", "task": TaskRef(target=target)}
+    return TrainJob(**about, **values) if "trials" in values else InspectJob(**about, **values)
 
 
 def sealed(job: Job, signer: Signer = SIGNER) -> str:

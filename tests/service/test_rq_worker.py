@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 
 from justright.brokers.redis import RedisBroker, connect
+from justright.failures import Failure, FailureKind
 from justright.messages import (
-    Failure,
-    FailureKind,
     Inspection,
+    InspectJob,
     Job,
     Outcome,
     OutcomeKind,
     Started,
+    TrainJob,
     TrialWork,
 )
 from justright.spec import TaskRef
@@ -93,7 +94,9 @@ class Bench:
         works = tuple(TrialWork(number=n, lr=0.1, seed=0, attempt=1) for n in range(trials))
         if "command" not in task:
             task = {"target": f"{self.folder}/slow_task.py:Slow", "arguments": task}
-        self.broker.dispatch(Job(id=job, study=job, task=TaskRef(**task), trials=works), "default")
+        about: dict[str, Any] = {"id": job, "study": job, "task": TaskRef(**task)}
+        made: Job = TrainJob(**about, trials=works) if works else InspectJob(**about)
+        self.broker.dispatch(made, "default")
 
     def heard(self, kind: type[Any], study: str, count: int = 1) -> list[Any]:
         """The events of one kind about one study, once there are as many."""

@@ -18,7 +18,7 @@ from rq.registry import StartedJobRegistry
 from deploy import lint
 from justright.brokers.queue import enqueue, pool_queue
 from justright.brokers.redis import REPORTS, RedisBroker, connect
-from justright.messages import Job
+from justright.messages import InspectJob
 from justright.signing import Signer
 from tests.helpers.brokers import TASK
 from tests.helpers.commands import EXAMPLES, SECRET, SIGNER, await_true, justright, serving
@@ -95,7 +95,7 @@ def test_a_service_needs_no_more_than_its_users_may(secure: SecureRedis, tmp_pat
         await_true(lambda: state(broker, "long") == "cancelled")
 
         forge(secure)
-        await_true(lambda: "refused job forged" in logs["second"].read_text())
+        await_true(lambda: "job refused job=forged" in logs["second"].read_text())
         healthy(env["orchestrator"], "orchestrator")
         healthy(env["worker"], "worker")
     assert secure.denials() == []
@@ -120,7 +120,7 @@ def leave_what_rq_cleans(server: SecureRedis) -> None:
     admin = server.admin()
     queue = pool_queue("default", admin)
     for name in ("abandoned", "taken"):
-        enqueue(queue, Job(id=name, study="s", task=TASK), SIGNER)
+        enqueue(queue, InspectJob(id=name, study="s", task=TASK), SIGNER)
         queue.remove(name)
     admin.hset("rq:job:abandoned", "status", "started")
     admin.zadd(StartedJobRegistry(queue=queue).key, {"abandoned:execution": 1.0})
@@ -132,7 +132,11 @@ def leave_what_rq_cleans(server: SecureRedis) -> None:
 def forge(server: SecureRedis) -> None:
     """Queue a job that the workers refuse, so that RQ notes its failure."""
     another = Signer("another secret than ours")
-    enqueue(pool_queue("default", server.admin()), Job(id="forged", study="s", task=TASK), another)
+    enqueue(
+        pool_queue("default", server.admin()),
+        InspectJob(id="forged", study="s", task=TASK),
+        another,
+    )
 
 
 def healthy(env: dict[str, str], part: str) -> None:

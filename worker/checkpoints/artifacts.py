@@ -15,6 +15,9 @@ from fsspec.implementations.local import LocalFileSystem
 from justright.errors import ArtifactError
 from justright.settings import without_password
 
+_PRIVATE = 0o700  # the mode of our folders: checkpoints are nobody else's
+_RANDOM = 4  # bytes of a name beside that of a file which is not whole yet
+
 
 class Artifacts:
     """Files by names such as ``study/3/000012.pt``. What is written is whole, or not there."""
@@ -50,8 +53,8 @@ class Artifacts:
             if not self._local:
                 self._files.pipe_file(path, content)  # a store shows an object when it is whole
                 return
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            beside = f"{path}.{secrets.token_hex(4)}.part"
+            os.makedirs(os.path.dirname(path), mode=_PRIVATE, exist_ok=True)
+            beside = f"{path}.{secrets.token_hex(_RANDOM)}.part"
             try:
                 with open(beside, "wb") as file:
                     file.write(content)

@@ -1,63 +1,21 @@
-"""Checkpoints of one trial: numbered files, each with its checksum, the last two kept."""
+"""Checkpoints of one trial: numbered files, of which the last two are kept."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from justright.errors import ArtifactError
 from worker.checkpoints.artifacts import Artifacts
+from worker.checkpoints.format import State, pack, unpack
 
 log = logging.getLogger(__name__)
 
-_MAGIC = b"justright checkpoint 1 "
 _KEPT = 2  # the last one, and the one before it should that be damaged
-_SHARE = 0.05  # of the time that checkpoints may take at most
-
-State = dict[str, Any]
-
-
-class Damaged(ArtifactError):
-    """A checkpoint that is not what was written."""
-
-
-def pack(state: State) -> bytes:
-    """A state of tensors and plain values as bytes: its SHA-256, then torch's own format.
-
-    Raises:
-        ArtifactError: it cannot be written: a model or optimizer keeps something else in it.
-    """
-    buffer = io.BytesIO()
-    try:
-        torch.save(state, buffer)
-    except Exception as error:  # whatever the user's own classes raise
-        raise ArtifactError(f"its state cannot be saved: {error}") from error
-    content = buffer.getvalue()
-    return _MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content
-
-
-def unpack(raw: bytes) -> State:
-    """What ``pack`` was given. Nothing in it is run: torch's reader of tensors and plain values.
-
-    Raises:
-        Damaged: it is cut off, altered, or holds something else than tensors and plain values.
-    """
-    head, _, content = raw.partition(b"\n")
-    if head != _MAGIC + hashlib.sha256(content).hexdigest().encode():
-        raise Damaged("its checksum is wrong")
-    try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch and zip have one for each way of being unreadable
-        raise Damaged(str(error).strip().partition("\n")[0] or type(error).__name__) from None
-    if not isinstance(state, dict):
-        raise Damaged(f"found a {type(state).__name__}")
-    return state
+_COST_SHARE = 0.05  # of the time that checkpoints may take at most
+_ATTEMPT_DIGITS = 4  # with which a file's name begins
 
 
 @dataclass
@@ -75,14 +33,16 @@ class Checkpoints:
     @property
     def due(self) -> bool:
         """Whether it is time for one: often enough to lose little, seldom enough to cost little."""
-        return time.monotonic() - self._last > max(self.every, self.lanes * self._cost / _SHARE)
+        return time.monotonic() - self._last > max(
+            self.every, self.lanes * self._cost / _COST_SHARE
+        )
 
     def save(self, state: State, epoch: int, batch: int) -> bool:
         """Write a checkpoint; False: the place refused, which is logged. The training goes on."""
         began = time.monotonic()
         # By attempt first: a worker that was taken for dead may still write its own, and those that
         # did not fit, so that this attempt began anew, must not count as later than its own.
-        name = f"{self.folder}/{self.attempt:04d}-{epoch:08d}-{batch:010d}.pt"
+        name = f"{self.folder}/{self.attempt:0{_ATTEMPT_DIGITS}d}-{epoch:08d}-{batch:010d}.pt"
         try:
             self.artifacts.write(name, pack(state))
             for old in self._names()[:-_KEPT]:
@@ -112,7 +72,7 @@ class Checkpoints:
         """Remove them: the trial has ended. Those of a later attempt are that one's own."""
         try:
             names = self._names()
-            later = [name for name in names if int(name.rpartition("/")[2][:4]) > self.attempt]
+            later = [name for name in names if _attempt_of(name) > self.attempt]
             for name in names if later else ():
                 if name not in later:
                     self.artifacts.remove(name)
@@ -123,3 +83,8 @@ class Checkpoints:
 
     def _names(self) -> list[str]:
         return [name for name in self.artifacts.names(self.folder) if name.endswith(".pt")]
+
+
+def _attempt_of(name: str) -> int:
+    """Whose checkpoint it is, by the name of its file."""
+    return int(name.rpartition("/")[2][:_ATTEMPT_DIGITS])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from justright.messages import Decision, Failure, Outcome, OutcomeKind, Report, TrialWork
+from justright.failures import Failure
+from justright.logs import event
+from justright.messages import Decision, Outcome, OutcomeKind, Report, TrialWork
 from worker.jobs.channel import Channel
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -19,6 +24,15 @@ class Attempt:
     channel: Channel
     alive: Callable[[], None] = lambda: None  #: A sign of life for whoever watches over us.
     losses: dict[int, float | None] = field(default_factory=dict)  #: All so far, by step.
+    worker: str | None = None  #: The name of ours, for the log.
+
+    def begin(self) -> None:
+        """Note that its training begins."""
+        self._log("trial begun")
+
+    def go_on(self, step: int) -> None:
+        """Note that its training goes on from a checkpoint, after a step."""
+        self._log("trial goes on", step=step)
 
     def report(
         self, step: int, loss: float | None, train_loss: float | None = None, seconds: float = 0.0
@@ -62,6 +76,13 @@ class Attempt:
         """
         if kind is OutcomeKind.FAILED and failure is None:
             failure = self.channel.leaving
+        if kind is OutcomeKind.FAILED:
+            why = failure.message if failure is not None else reason
+            self._log("trial failed", level=logging.WARNING, step=step, reason=why)
+        elif kind is OutcomeKind.PAUSED:
+            self._log("trial paused", step=step)
+        else:
+            self._log("trial ended", step=step, outcome=kind.value, reason=reason or None)
         self.channel.send(
             Outcome(
                 study=self.study,
@@ -75,3 +96,8 @@ class Attempt:
                 losses=tuple(sorted(self.losses.items())),
             )
         )
+
+    def _log(self, what: str, *, level: int = logging.INFO, **about: str | float | None) -> None:
+        work = self.work
+        about = {"trial": work.number, "attempt": work.attempt, "worker": self.worker, **about}
+        event(log, what, level=level, study=self.study, **about)

@@ -15,11 +15,13 @@ from collections.abc import Sequence
 import redis
 
 from justright.broker import Broker
-from justright.messages import Decision, Event, Failure, FailureKind, Report
+from justright.failures import Failure, FailureKind
+from justright.messages import Decision, Event, Report
 
 log = logging.getLogger(__name__)
 
-_POLL = 1.0  # seconds between looks at the decisions when there is nothing to report
+_DECISION_POLL = 1.0  # seconds between looks at the decisions when there is nothing to report
+_REDIS_RETRY = 1.0  # seconds between tries while Redis is away
 
 
 class Channel:
@@ -81,7 +83,7 @@ class Channel:
         while True:
             events: list[Event] = []
             try:
-                events.append(self._outgoing.get(timeout=_POLL))
+                events.append(self._outgoing.get(timeout=_DECISION_POLL))
                 while True:
                     events.append(self._outgoing.get_nowait())
             except queue.Empty:
@@ -98,7 +100,7 @@ class Channel:
                 found = self._broker.exchange(events, study, trials)
             except (redis.RedisError, OSError) as error:
                 log.warning("Redis is away (%s); the reports wait here", type(error).__name__)
-                time.sleep(1.0)
+                time.sleep(_REDIS_RETRY)
                 continue
             if trials == self._trials and study == self._study:
                 self._decisions.update(found)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from justright.spec import TaskRef
 from justright.task import Task
 from worker.lanes.plan import plan_lanes
-from worker.training.trainer import TaskTrainer, pick_device
+from worker.training.device import pick_device
+from worker.training.trainer import TaskTrainer
 from worker.user_code.loading import load
 
 

@@ -20,7 +20,8 @@ from justright.messages import (
     TrialWork,
 )
 from worker.jobs.attempt import Attempt
-from worker.user_code.loading import Objective, user_code
+from worker.user_code.guard import user_code
+from worker.user_code.loading import Objective
 
 LR_NAMES = ("lr", "learning_rate")
 

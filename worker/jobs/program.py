@@ -21,8 +21,8 @@ from worker.jobs.attempt import Attempt
 
 DEFAULT_METRICS = ("val_loss", "validation_loss", "valid_loss", "test_loss", "loss")
 _NUMBER = r"([-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?))"
-_POLL = 0.5  # seconds between looks at the decisions while the program says nothing
-_TAIL = 30  # lines of output kept to explain a failure
+_OUTPUT_POLL = 0.5  # seconds between looks at the decisions while the program says nothing
+_TAIL_LINES = 30  # lines of output kept to explain a failure
 _LONGEST = 65536  # characters of a line; what is longer counts as several
 _AHEAD = 1000  # lines that a program may be ahead of us; then it waits
 
@@ -92,13 +92,13 @@ def run_command(
         TaskError: the program is not there, failed, or never printed the metric.
     """
     reader = MetricReader(metric)
-    tail: deque[str] = deque(maxlen=_TAIL)
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
     step = 0
     ended: tuple[OutcomeKind, str] | None = None
     process = _start(fill_in(command, attempt.work, epochs))
     lines = _Lines(process)
     while ended is None:
-        line = lines.next(_POLL)
+        line = lines.next(_OUTPUT_POLL)
         told = attempt.told
         if told is not None:
             ended = (_ENDS[told.action], told.reason)

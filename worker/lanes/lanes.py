@@ -20,7 +20,8 @@ from torch.func import functional_call, vmap
 from worker.lanes.forms import LaneForms
 from worker.lanes.loss_scale import LossScale, factors, unscale
 from worker.lanes.randomness import random_state, set_random_state
-from worker.lanes.stack import CannotStack, Grads, Stack, clip_lanes, set_rates
+from worker.lanes.stack import CannotStack, Stack
+from worker.lanes.stack_optimizers import Grads, clip_lanes, set_rates
 from worker.lanes.trial import TrialTraining
 
 Forward = Callable[[Any], Any]
@@ -73,6 +74,14 @@ class Lanes(ABC):
         """Let all trials leave but these. What stays is in the order that it was in."""
         wanted = {id(trial) for trial in chosen}
         self._trials = tuple(trial for trial in self._trials if id(trial) in wanted)
+
+    def drop_diverged(self, totals: torch.Tensor) -> bool:
+        """Let the trials leave whose sum of losses is not finite; whether there were any."""
+        finite = torch.isfinite(totals).cpu()  # one wait for the device, for all of them
+        good = [trial for trial, fine in self.by_trial(finite) if fine]
+        some = len(good) < len(self.trials)
+        self.keep(good)
+        return some
 
     def take(self, trials: Collection[TrialTraining]) -> bool:
         """Go on with these, named in any order, if all of them are here: the others leave."""

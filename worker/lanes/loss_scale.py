@@ -12,24 +12,27 @@ from dataclasses import dataclass
 
 import torch
 
-_GROWTH_INTERVAL = 2000
+# As in torch's GradScaler:
+_FIRST_FACTOR = 65536.0
+_GROWTH = 2  # by which a factor grows, or shrinks
+_GROWTH_INTERVAL = 2000  # good steps in a row after which it grows
 
 
 @dataclass
 class LossScale:
     """The factor of one trial."""
 
-    factor: float = 65536.0
+    factor: float = _FIRST_FACTOR
     good: int = 0  #: Steps since it was last changed.
 
     def update(self, finite: bool) -> None:
         """After a step whose gradients were finite, or were not."""
         if not finite:
-            self.factor, self.good = self.factor / 2, 0
+            self.factor, self.good = self.factor / _GROWTH, 0
             return
         self.good += 1
         if self.good == _GROWTH_INTERVAL:
-            self.factor, self.good = self.factor * 2, 0
+            self.factor, self.good = self.factor * _GROWTH, 0
 
 
 def factors(scales: Sequence[LossScale], device: torch.device) -> torch.Tensor:

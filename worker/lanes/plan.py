@@ -6,36 +6,75 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from justright.errors import TaskError
-from justright.messages import LanePlan, TrialWork
+from justright.lane_plan import LanePlan
+from justright.messages import TrialWork
 from worker.lanes.lanes import Lanes
 from worker.lanes.randomness import seed_for
-from worker.lanes.trial import TrialTraining
-from worker.training.trainer import TaskTrainer
+from worker.lanes.trial import TrialTraining, for_a_look
 
 log = logging.getLogger(__name__)
 
 MOST = 64  # lanes: more gain little, and a search learns nothing until they have reported
+
+# -- what counts as faster
 _PAYS = 1.05  # speedup from which on fusing is worth it, over the noise of measuring
-_AS_GOOD = 0.95  # share of the best speed at which fewer lanes are preferred
-_SHARE = 0.02  # of a full training that measuring may take ...
-_AT_LEAST, _AT_MOST = 1.0, 30.0  # ... within these seconds
-_CHECKED = 3  # steps in which lanes must compute what trials alone compute
-_CLOSE, _CLOSE_HALF = 1e-3, 0.05  # shares that rounding may change, in full and half precision
-_NOTHING = 1e-5
-_TIMED = 0.05  # seconds over which a step is timed at least
+_FEWER_LANES_SHARE = 0.95  # of the best speed: fewer lanes that reach it are preferred
+_PEAK_FROM = 8  # lanes from which on a speed that falls is taken for the end of the gain ...
+_FALLS = 2  # ... when it has fallen as many times in a row
+
+# -- what measuring may cost
+_MEASURING_SHARE = 0.02  # of a full training ...
+_MEASURING_LEAST, _MEASURING_MOST = 1.0, 30.0  # ... within these seconds
+_TIMED = 0.05  # seconds over which a step is timed at least ...
+_TIMED_STEPS = 3  # ... and steps
 _GPU_MEMORY, _HOST_MEMORY = 0.8, 0.4  # of what is free that twice as many lanes may take
-_RATE = 1e-8  # of trials that only serve to be timed
+
+# -- what counts as the same
+_CHECKED = 3  # steps in which lanes must compute what trials alone compute
+_CHECKING_STEPS = 8 * _CHECKED  # steps of one trial that the check costs, about
+_ROUNDING, _ROUNDING_HALF = 1e-3, 0.05  # shares that it may change, in full and half precision
+_NOTHING = 1e-5  # a norm below which two values are the same
+
+_KIB = 1024  # bytes
+_HEADLINE = 200  # characters
+
+
+class Trainer(Protocol):
+    """What is needed of that which trains a task: it begins trials, and puts them in lanes."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def precision(self) -> str: ...
+
+    @property
+    def training_batches(self) -> Iterable[tuple[Any, Any]]: ...
+
+    @property
+    def steps(self) -> int:
+        """Batches of a full training."""
+        ...
+
+    @property
+    def alive(self) -> Callable[[], None]:
+        """Called again and again while something goes on."""
+        ...
+
+    def start(self, work: TrialWork) -> TrialTraining: ...
+
+    def lanes(self, trials: Sequence[TrialTraining]) -> Lanes: ...
 
 
 def plan_lanes(
-    trainer: TaskTrainer, seed: int, wanted: int | None = None, most: int = MOST
+    trainer: Trainer, seed: int, wanted: int | None = None, most: int = MOST
 ) -> LanePlan:
     """The fastest way to train trials of this task on this device.
 
@@ -58,7 +97,7 @@ def plan_lanes(
     if best < _PAYS:
         found = f"fused they have {best:.2f} times the speed" if speeds else "there is no room"
         return alone.model_copy(update={"reason": f"one by one is fastest: {found}"})
-    good = max(_PAYS, _AS_GOOD * best)
+    good = max(_PAYS, _FEWER_LANES_SHARE * best)
     stack = min(lanes for lanes, speed in speeds.items() if speed >= good)
     fuse_from = min(lanes for lanes, speed in speeds.items() if speed >= _PAYS)
     return LanePlan(lanes=wanted or stack, stack=stack, fuse_from=fuse_from, speedup=round(best, 2))
@@ -67,7 +106,7 @@ def plan_lanes(
 class _Measuring:
     """Trials of a task that are trained for a few steps, and thrown away."""
 
-    def __init__(self, trainer: TaskTrainer, seed: int) -> None:
+    def __init__(self, trainer: Trainer, seed: int) -> None:
         self._trainer, self._seed = trainer, seed
         self._device = trainer.device
         self._batch = next(self._batches())
@@ -81,9 +120,9 @@ class _Measuring:
         """
         began = time.perf_counter()
         step = self._time(self._lanes(1))
-        budget = _SHARE * step * self._trainer.steps
-        budget = min(max(budget, _AT_LEAST), _AT_MOST)
-        if 8 * _CHECKED * step > budget:
+        budget = _MEASURING_SHARE * step * self._trainer.steps
+        budget = min(max(budget, _MEASURING_LEAST), _MEASURING_MOST)
+        if _CHECKING_STEPS * step > budget:
             raise TaskError(f"a step takes {step:.2g} s, with little to gain beside what it does")
         self._check()
         speeds: dict[int, float] = {}
@@ -94,9 +133,9 @@ class _Measuring:
                 break
             speeds[lanes] = lanes * step / took
             log.info("%d lanes fused: %.2f times as fast as one by one", lanes, speeds[lanes])
-            falls = falls + 1 if lanes > 8 and speeds[lanes] < max(speeds.values()) else 0
-            late = self._spent > budget or time.perf_counter() - began > _AT_MOST
-            if falls > 1 or late:
+            falls = falls + 1 if lanes > _PEAK_FROM and speeds[lanes] < max(speeds.values()) else 0
+            late = self._spent > budget or time.perf_counter() - began > _MEASURING_MOST
+            if falls >= _FALLS or late:
                 break
         return speeds
 
@@ -116,7 +155,7 @@ class _Measuring:
     def _start(self, number: int, seed: int | None = None) -> TrialTraining:
         self._trainer.alive()
         seed = self._seed if seed is None else seed
-        return self._trainer.start(TrialWork(number=number, lr=_RATE, seed=seed, attempt=1))
+        return self._trainer.start(for_a_look(seed, number))
 
     def _batches(self) -> Iterator[tuple[Any, Any]]:
         seed_for(self._seed, 1)
@@ -128,7 +167,7 @@ class _Measuring:
         wait = torch.cuda.synchronize if self._device.type == "cuda" else _no_wait
         lanes.step(*self._batch, 0.0)
         shortest, spent, steps = math.inf, 0.0, 0
-        while spent < _TIMED or steps < 3:
+        while spent < _TIMED or steps < _TIMED_STEPS:
             wait()
             began = time.perf_counter()
             lanes.step(*self._batch, 0.0)
@@ -160,17 +199,17 @@ class _Measuring:
         before = self._random()
         fused = self._look([self._start(n, self._seed + n) for n in range(2)], quiet)
         drew = not torch.equal(before, self._random())
-        close = _CLOSE if self._exact else _CLOSE_HALF
+        share = _ROUNDING if self._exact else _ROUNDING_HALF
         for lane, own in enumerate(alone):
             for name, expected in own[0].items():
-                if not _close(fused[lane].get(name), expected, close):
+                if not _close(fused[lane].get(name), expected, share):
                     return name, drew
         return "", drew
 
     @property
     def _exact(self) -> bool:
         """Whether rounding is small."""
-        return self._device.type == "cpu" and self._trainer.task.precision == "float32"
+        return self._device.type == "cpu" and self._trainer.precision == "float32"
 
     def _look(self, trials: list[TrialTraining], quiet: bool) -> list[dict[str, torch.Tensor]]:
         """Train and evaluate: what came of it for each trial, by name."""
@@ -239,7 +278,7 @@ def _used(device: torch.device) -> float:
         return float(torch.cuda.max_memory_allocated(device))
     import resource
 
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * _KIB
 
 
 def _free(device: torch.device) -> float:
@@ -254,4 +293,4 @@ def _free(device: torch.device) -> float:
 def _headline(error: Exception) -> str:
     """The first sentence of an error, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text.split(". ")[0][:200]
+    return text.split(". ")[0][:_HEADLINE]

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+_SEED_STRIDE = 1_000_003  # more than any number of epochs: those of two seeds do not meet
+_SEEDS = 2**32  # as many as NumPy takes
+
 
 def random_state() -> dict[str, Any]:
     """Where all generators stand, as tensors and plain values."""
@@ -34,7 +37,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 def seed_for(seed: int, epoch: int) -> None:
     """Seed all generators for an epoch, counted from 1; 0 is for the initial weights."""
-    mixed = (seed * 1_000_003 + epoch) % 2**32
+    mixed = (seed * _SEED_STRIDE + epoch) % _SEEDS
     torch.manual_seed(mixed)
     np.random.seed(mixed)
     random.seed(mixed)

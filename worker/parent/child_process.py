@@ -22,9 +22,17 @@ from justright.settings import SECRETS
 
 log = logging.getLogger(__name__)
 
+START_PATIENCE = 300.0  # seconds for a child to import torch
+
 _PASSED_ON = 256 * 1024  # bytes of output of one job that go on to our log
-_TAIL = 8 * 1024  # bytes of output that explain a failure
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TAIL_BYTES = 8 * 1024  # of output that are kept to explain a failure ...
+_TAIL_LINES = 30  # ... of which so many lines at most are told
+_PIECE = 64 * 1024  # bytes that are read at once
+_PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes
+_DEATH_PATIENCE = 5.0  # seconds for a process to end once it has closed its line
+_LAST_OUTPUT = 1.0  # seconds for the last words of a process that has ended
+_STACKS_LOOK, _STACKS_LOOKS = 0.05, 20  # seconds between looks for its stacks, and their number
+_STACKS_REST = 0.1  # seconds for what is left of them, once they have begun
 
 
 class ChildDied(JustrightError):
@@ -45,14 +53,14 @@ class Output(threading.Thread):
         self._kept = self._passed = self._dropped = 0
 
     def run(self) -> None:
-        while piece := os.read(self._pipe.fileno(), 65536):
+        while piece := os.read(self._pipe.fileno(), _PIECE):
             with self._lock:
                 self._take(piece)
 
     def _take(self, piece: bytes) -> None:
-        self._recent.append(piece[-_TAIL:])
+        self._recent.append(piece[-_TAIL_BYTES:])
         self._kept += len(self._recent[-1])
-        while self._kept - len(self._recent[0]) >= _TAIL:
+        while self._kept - len(self._recent[0]) >= _TAIL_BYTES:
             self._kept -= len(self._recent.popleft())
         room = max(0, _PASSED_ON - self._passed)
         self._passed += len(piece[:room])
@@ -71,9 +79,9 @@ class Output(threading.Thread):
     def tail(self) -> str:
         """The last lines of this job."""
         with self._lock:
-            text = b"".join(self._recent)[-_TAIL:]
+            text = b"".join(self._recent)[-_TAIL_BYTES:]
         lines = text.decode("utf-8", "replace").splitlines()
-        return "\n".join(lines[-30:])
+        return "\n".join(lines[-_TAIL_LINES:])
 
 
 class Child:
@@ -127,7 +135,7 @@ class Child:
             if not select.select([self._line], [], [], left)[0]:
                 return None
             try:
-                piece = self._line.recv(65536)
+                piece = self._line.recv(_PIECE)
             except ConnectionResetError:  # it died with a line of ours unread
                 piece = b""
             if not piece:
@@ -140,11 +148,11 @@ class Child:
 
     def _explain_death(self) -> None:
         try:
-            code = self.process.wait(timeout=5)
+            code = self.process.wait(timeout=_DEATH_PATIENCE)
         except subprocess.TimeoutExpired:
             self.kill()
             code = self.process.returncode
-        self.output.join(1.0)  # its last words
+        self.output.join(_LAST_OUTPUT)  # its last words
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         raise ChildDied(f"the training process ended with {how_it_ended(code)}{hint}")
 
@@ -152,10 +160,10 @@ class Child:
         """Where each of its threads is, in the words of faulthandler; "" if it cannot say."""
         before = self.output.tail()
         self.process.send_signal(signal.SIGUSR1)
-        for _ in range(20):
-            time.sleep(0.05)
+        for _ in range(_STACKS_LOOKS):
+            time.sleep(_STACKS_LOOK)
             if self.output.tail() != before:
-                time.sleep(0.1)
+                time.sleep(_STACKS_REST)
                 return self.output.tail()
         return before
 

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from justright.errors import TaskError
 
-_SHARE = 0.4  # of a GPU's free memory that data may take
+_DATA_SHARE = 0.4  # of a GPU's free memory that data may take
+_SEEDS = 2**62  # from which a loader's own generators are seeded
 
 Batch = tuple[Any, Any]
 
@@ -129,7 +130,7 @@ class LoaderBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         for generator in _generators(self._loader):
-            generator.manual_seed(int(torch.randint(2**62, ())))
+            generator.manual_seed(int(torch.randint(_SEEDS, ())))
         if self._loader.persistent_workers:
             # They would go on with the random numbers of whatever they loaded before.
             self._loader._iterator = None
@@ -201,7 +202,7 @@ def fits(*tensors: torch.Tensor, device: torch.device) -> bool:
     if device.type != "cuda" or all(tensor.device.type == "cuda" for tensor in tensors):
         return True
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return size <= _SHARE * torch.cuda.mem_get_info(device)[0]
+    return size <= _DATA_SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def _tensor(part: Any) -> torch.Tensor | None:

@@ -14,7 +14,9 @@ from justright.messages import TrialWork
 from justright.search_space import NAMES
 from justright.task import Task
 from worker.training.schedules import schedule
-from worker.user_code.loading import user_code
+from worker.user_code.guard import user_code
+
+_SGD_MOMENTUM = 0.9  # of "sgd", where the task says nothing else
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def _named(
     choice: Any, parameters: Iterable[torch.nn.Parameter], lr: float
 ) -> torch.optim.Optimizer:
     if choice == "sgd":
-        return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+        return torch.optim.SGD(parameters, lr=lr, momentum=_SGD_MOMENTUM)
     if choice == "adam":
         return torch.optim.Adam(parameters, lr=lr)
     if choice == "adamw":

@@ -7,23 +7,32 @@ from collections.abc import Callable
 
 from justright.errors import TaskError
 
-_WARMUP = 0.3  # the share of onecycle that rises
-_WARMUP_START = 0.04  # 1/25, as in torch.optim.lr_scheduler.OneCycleLR
+_ONECYCLE_RISE = 0.3  # the share of onecycle that rises
+_ONECYCLE_START = 0.04  # its first factor: 1/25, as in torch.optim.lr_scheduler.OneCycleLR
+_STEP_AT = 0.5, 0.75  # the progress at which "step" falls ...
+_STEP_TO = 0.1, 0.01  # ... to these factors
 
 
 def _onecycle(progress: float) -> float:
     """Cosine up, then cosine down (Smith & Topin 2018, with cosine legs as in torch)."""
-    if progress < _WARMUP:
-        rise = 0.5 * (1 - math.cos(math.pi * progress / _WARMUP))
-        return _WARMUP_START + (1 - _WARMUP_START) * rise
-    return 0.5 * (1 + math.cos(math.pi * (progress - _WARMUP) / (1 - _WARMUP)))
+    if progress < _ONECYCLE_RISE:
+        rise = 0.5 * (1 - math.cos(math.pi * progress / _ONECYCLE_RISE))
+        return _ONECYCLE_START + (1 - _ONECYCLE_START) * rise
+    return 0.5 * (1 + math.cos(math.pi * (progress - _ONECYCLE_RISE) / (1 - _ONECYCLE_RISE)))
+
+
+def _step(progress: float) -> float:
+    """Constant, and twice a fall at once."""
+    if progress < _STEP_AT[0]:
+        return 1.0
+    return _STEP_TO[0] if progress < _STEP_AT[1] else _STEP_TO[1]
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
-    "step": lambda progress: 1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01,
+    "step": _step,
     "onecycle": _onecycle,
 }
 

@@ -8,9 +8,8 @@ epoch needs is in ``TrialTraining``: it goes on to the same losses, in any proce
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -24,26 +23,19 @@ from justright.task import Task
 from worker.lanes.lanes import FusedLanes, Lanes, OneLane
 from worker.lanes.loss_scale import LossScale
 from worker.lanes.randomness import seed_for, set_random_state
-from worker.lanes.trial import TrialTraining
+from worker.lanes.stack import set_free
+from worker.lanes.trial import TrialTraining, for_a_look
 from worker.training.data import Batches, as_batches
+from worker.training.device import be_deterministic, half_type
+from worker.training.evaluation import divergence, mean_losses
 from worker.training.optimizers import hyperparameters, in_force, make_optimizer
-from worker.user_code.loading import user_code
+from worker.user_code.guard import guarded, user_code
 
 _CHECK_EVERY = 64  # batches between looks at the loss: each look waits for the device
-_VALIDATION_BATCH = 1024
+_VALIDATION_BATCH = 1024  # samples, at least: without gradients there is room for more
 _MOST_THREADS = torch.get_num_threads()
-_SMALL = (
-    100e6  # operations of a forward pass below which a second CPU thread costs more than it gives
-)
-
-
-def pick_device() -> torch.device:
-    """CUDA, else MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+# Operations of a forward pass below which a second CPU thread costs more than it gives.
+_WORTH_A_THREAD = 100e6
 
 
 @dataclass
@@ -73,8 +65,8 @@ class TaskTrainer:
         self.epochs = epochs or task.epochs
         if not isinstance(self.epochs, int) or self.epochs < 1:
             raise TaskError(f"epochs = {self.epochs!r}, expected a positive whole number.")
-        self._half = _half_type(task.precision)
-        _be_deterministic(bool(task.deterministic))
+        self._half = half_type(task.precision)
+        be_deterministic(bool(task.deterministic))
         self._train = self._batches(task.train_data, "train_data", shuffle=True)
         self._sizes = {task.batch_size: self._train}  #: The training data, by batch size.
         self._validation: Batches | None = None
@@ -83,6 +75,7 @@ class TaskTrainer:
             self._validation = self._batches(lambda: held_out, "validation_data", shuffle=False)
         self.initial_loss: float | None = None
         self.alive: Callable[[], None] = lambda: None  #: Called for each batch of validation.
+        self._stack: Lanes | None = None  #: That of the last epoch, where trials were fused.
         self._threads = threads
         self._work = self._count() if device.type == "cpu" and threads > 1 else math.inf
         self._use_threads(1)
@@ -91,11 +84,11 @@ class TaskTrainer:
         """As many as so many lanes are work for. Counted, not timed: the choice changes the last
         digits of a sum, so it must be the same each time."""
         if self.device.type == "cpu":
-            torch.set_num_threads(1 if lanes * self._work < _SMALL else self._threads)
+            torch.set_num_threads(1 if lanes * self._work < _WORTH_A_THREAD else self._threads)
 
     def _count(self) -> float:
         """Operations of a forward pass of one batch."""
-        trial = self.start(TrialWork(number=0, lr=1e-8, seed=0, attempt=1))
+        trial = self.start(for_a_look(seed=0))
         inputs, _ = self._first_batch()
         try:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -133,6 +126,11 @@ class TaskTrainer:
         return self._train
 
     @property
+    def precision(self) -> str:
+        """What the task asks for: float32, bf16 or fp16."""
+        return self.task.precision
+
+    @property
     def steps(self) -> int:
         """Batches of a full training."""
         return self.epochs * len(self._train)
@@ -142,12 +140,14 @@ class TaskTrainer:
     def start(self, work: TrialWork) -> TrialTraining:
         """A trial at its beginning: initial weights from its seed alone."""
         seed_for(work.seed, 0)
-        model = user_code(self.task.model)
+        with guarded():
+            model = self.task.model()
         if not isinstance(model, torch.nn.Module):
             raise TaskError(
                 f"model() returned a {type(model).__name__}, expected a torch.nn.Module."
             )
-        user_code(lambda: model.to(self.device), f"moving the model to {self.device}")
+        with guarded(f"moving the model to {self.device}"):
+            model.to(self.device)
         chosen = hyperparameters(self.task, work)
         optimizer = make_optimizer(self.task, model, work.lr, chosen)
         rates = [float(group["lr"]) for group in optimizer.param_groups]
@@ -161,6 +161,32 @@ class TaskTrainer:
         self._use_threads(len(trials))
         kind = OneLane if len(trials) == 1 else FusedLanes
         return kind(trials, self._loss, self.task.clip_grad_norm)
+
+    def _lanes_of(self, trials: Sequence[TrialTraining]) -> Lanes:
+        """The stack of these trials: the last one, if all of them were in it."""
+        if len(trials) == 1:
+            for trial in self._stack.trials if self._stack is not None else ():
+                set_free(trial)
+            self._stack = None
+            return self.lanes(trials)
+        with guarded():
+            if self._stack is not None and not self._stack.take(trials):
+                self._stack = None  # frees its memory first
+            if self._stack is None:
+                self._stack = self.lanes(trials)
+        return self._stack
+
+    def drop_stack(self) -> None:
+        """Let the last stack go, and with it its memory."""
+        self._stack = None
+
+    # -- one epoch ----------------------------------------------------------------------------
+
+    def train_together(
+        self, trials: Sequence[TrialTraining], interrupted: Callable[[], bool]
+    ) -> list[EpochResult] | None:
+        """One epoch of these trials, side by side in the stack that they were in before, if any."""
+        return self.train_lanes(self._lanes_of(trials), interrupted)
 
     def train_epoch(
         self, trial: TrialTraining, interrupted: Callable[[], bool] = lambda: False
@@ -180,56 +206,33 @@ class TaskTrainer:
         """
         began = time.perf_counter()
         trials = lanes.trials
-        whole = user_code(lambda: self._pass(lanes, interrupted))
+        with guarded():
+            whole = self._train_batches(lanes, interrupted)
         if not whole:
             spent = (time.perf_counter() - began) / len(trials)
             for trial in trials:
                 trial.seconds += spent
             return None
-        losses = {}
+        losses: dict[int, float] = {}
         if self._validation is not None and lanes.trials:
-            losses = self._validated(lanes)
+            with guarded():
+                found = self.validate(lanes)
+            losses = {id(trial): float(loss) for trial, loss in lanes.by_trial(found)}
         share = (time.perf_counter() - began) / len(trials)
-        return [self._result(trial, losses, share) for trial in trials]
+        return [self._end_epoch(trial, losses.get(id(trial)), share) for trial in trials]
 
-    def _validated(self, lanes: Lanes) -> dict[int, float]:
-        found = user_code(lambda: self.validate(lanes))
-        return {id(trial): float(loss) for trial, loss in lanes.by_trial(found)}
-
-    def _result(self, trial: TrialTraining, losses: dict[int, float], share: float) -> EpochResult:
-        """What its epoch gave; the trial stands at the beginning of the next."""
-        assert trial.total is not None
-        train_loss = float(trial.total) / max(1, trial.seen)
-        loss = losses.get(id(trial), train_loss)
-        seconds = trial.seconds + share
-        trial.epoch, trial.batch, trial.seen, trial.total = trial.epoch + 1, 0, 0, None
-        trial.seconds = 0.0
-        return EpochResult(
-            trial=trial,
-            epoch=trial.epoch,
-            loss=loss if math.isfinite(loss) else None,
-            train_loss=train_loss if math.isfinite(train_loss) else None,
-            diverged=self._divergence(loss, trial.epoch),
-            seconds=seconds,
-        )
-
-    def _pass(self, lanes: Lanes, interrupted: Callable[[], bool]) -> bool:
-        """Train on every batch that is left; False if interrupted.
+    def _train_batches(self, lanes: Lanes, interrupted: Callable[[], bool]) -> bool:
+        """Train on every batch that is left of the epoch; False if interrupted.
 
         Adds up each trial's losses; the sum is nan or inf as soon as a loss is, and such a trial
         leaves at the next look, or at the end.
         """
         lanes.train(True)
-        lead = lanes.trials[0]
-        epoch, first, seen = lead.epoch, lead.batch, lead.seen
+        lead = lanes.trials[0]  # all stand at the same batch of the same epoch
+        epoch, seen = lead.epoch, lead.seen
         train = self._train_in(lead.batch_size)
         steps = len(train)
-        seed_for(lead.work.seed, epoch + 1)
-        batches = enumerate(train)
-        for _ in islice(batches, first):
-            pass  # the same order again, up to where it was interrupted
-        if lead.random:
-            set_random_state(lead.random)
+        batches = _rest_of_epoch(train, lead)
         for trial in lanes.trials:
             trial.random = {}
         totals = self._totals(lanes)
@@ -242,7 +245,7 @@ class TaskTrainer:
             for trial, total in lanes.by_trial(totals):
                 trial.batch, trial.seen, trial.total = index + 1, seen, total
             if last or index % _CHECK_EVERY == _CHECK_EVERY - 1:
-                some = _drop_diverged(lanes, totals)
+                some = lanes.drop_diverged(totals)
                 if not lanes.trials:
                     break
                 totals = self._totals(lanes) if some else totals
@@ -255,20 +258,8 @@ class TaskTrainer:
         zero = torch.zeros((), device=self.device)
         return lanes.rows(lambda trial: zero if trial.total is None else trial.total)
 
-    @torch.no_grad()  # not inference_mode: a tensor that the task keeps must serve training, too
-    def validate(self, lanes: Lanes) -> torch.Tensor:
-        """The mean validation losses (over the training data where there is no other), shape
-        (lanes,)."""
-        lanes.train(False)
-        total = torch.zeros(len(lanes.trials), device=self.device)
-        seen = 0
-        for inputs, targets in self._validation or self._train:
-            total = total + lanes.losses(inputs, targets) * len(targets)
-            seen += len(targets)
-            self.alive()
-        return total.cpu().double() / max(1, seen)
-
     def _loss(self, model: Callable[[Any], Any], inputs: Any, targets: Any) -> torch.Tensor:
+        """The task's own loss of one batch, in the precision that the task asks for."""
         if self._half is None:
             loss = self.task.loss(model(inputs), targets)
         else:  # without its cache of weights, which would outlive a stack
@@ -279,13 +270,32 @@ class TaskTrainer:
             raise TaskError(f"loss() returned {found}, expected a scalar tensor: a batch's mean.")
         return loss
 
-    def _divergence(self, loss: float, epoch: int) -> str:
-        if not math.isfinite(loss):
-            return f"the loss was {loss} in epoch {epoch}"
-        initial, factor = self.initial_loss, self.task.divergence_factor
-        if initial is not None and loss > factor * abs(initial):
-            return f"the loss was {loss:.3g} in epoch {epoch}, untrained it is {initial:.3g}"
-        return ""
+    def validate(self, lanes: Lanes) -> torch.Tensor:
+        """The mean validation losses (over the training data where there is no other), shape
+        (lanes,)."""
+        return mean_losses(lanes, self._validation or self._train, self.device, self.alive)
+
+    def _end_epoch(
+        self, trial: TrialTraining, validation_loss: float | None, share: float
+    ) -> EpochResult:
+        """What a trial's epoch gave; the trial then stands at the beginning of the next.
+
+        ``validation_loss``: None: there is none, so that the training loss counts.
+        """
+        assert trial.total is not None
+        train_loss = float(trial.total) / max(1, trial.seen)
+        loss = train_loss if validation_loss is None else validation_loss
+        seconds = trial.seconds + share
+        trial.epoch, trial.batch, trial.seen, trial.total = trial.epoch + 1, 0, 0, None
+        trial.seconds = 0.0
+        return EpochResult(
+            trial=trial,
+            epoch=trial.epoch,
+            loss=loss if math.isfinite(loss) else None,
+            train_loss=train_loss if math.isfinite(train_loss) else None,
+            diverged=divergence(loss, trial.epoch, self.initial_loss, self.task.divergence_factor),
+            seconds=seconds,
+        )
 
     # -- a look at the task ---------------------------------------------------------------------
 
@@ -297,7 +307,7 @@ class TaskTrainer:
         ``searched``: settings that trials will have other values of. Returns what people like to
         know about it, the settings in force included. Sets ``initial_loss``.
         """
-        trial = self.start(TrialWork(number=0, lr=1e-8, seed=seed, attempt=1))
+        trial = self.start(for_a_look(seed))
         trial.model.train()
         inputs, targets = self._first_batch()
         given = f"inputs of {_shape(inputs)} and targets of {_shape(targets)}"
@@ -338,7 +348,7 @@ class TaskTrainer:
 
     def measure_initial_loss(self, seed: int) -> None:
         """Set ``initial_loss``, the validation loss before training; None where not finite."""
-        trial = self.start(TrialWork(number=0, lr=1e-8, seed=seed, attempt=1))
+        trial = self.start(for_a_look(seed))
         found = user_code(
             lambda: self.validate(self.lanes([trial])), "the loss of the model on validation_data()"
         )
@@ -351,30 +361,19 @@ class TaskTrainer:
         return self.task.schedule == "search"
 
 
-def _half_type(precision: str) -> torch.dtype | None:
-    """The type of half precision; None: full."""
-    types = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision not in types:
-        raise TaskError(f"precision = {precision!r}, expected one of {', '.join(types)}.")
-    return types[precision]
+def _rest_of_epoch(train: Batches, trial: TrialTraining) -> Iterator[tuple[int, Any]]:
+    """The batches that the trial has not seen in its epoch, with their numbers.
 
-
-def _be_deterministic(on: bool) -> None:
-    """For all that torch does from now on: the process serves one task at a time."""
-    if on:  # cuBLAS reads it when it is first used
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if on != torch.are_deterministic_algorithms_enabled():  # it imports much, for seconds
-        torch.use_deterministic_algorithms(on)
-
-
-def _drop_diverged(lanes: Lanes, totals: torch.Tensor) -> bool:
-    """Let the trials leave whose sum is not finite; whether there were any."""
-    finite = torch.isfinite(totals).cpu()  # one wait for the device, for all of them
-    good = [trial for trial, fine in lanes.by_trial(finite) if fine]
-    some = len(good) < len(lanes.trials)
-    lanes.keep(good)
-    return some
+    They come in the order of the epoch's seed, and randomness stands where it stood after those
+    that the trial has seen.
+    """
+    seed_for(trial.work.seed, trial.epoch + 1)
+    batches = enumerate(train)
+    for _ in islice(batches, trial.batch):
+        pass
+    if trial.random:
+        set_random_state(trial.random)
+    return batches
 
 
 def _shape(value: Any) -> str:

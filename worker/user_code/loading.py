@@ -7,21 +7,17 @@ import importlib
 import importlib.util
 import inspect
 import os
-import re
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
-from justright.errors import JustrightError, TaskError, UsageError, UserCodeError
+from justright.errors import TaskError, UsageError, UserCodeError
 from justright.spec import TaskRef
 from justright.task import Task
-
-HOUSE = Path(__file__).resolve().parents[2]
-OWN_NAMES = ("justright", "orchestrator", "worker")
+from worker.user_code.guard import HOUSE, OWN_NAMES, is_users, user_code
 
 
 @dataclass
@@ -39,7 +35,6 @@ class CommandLine:
     command: tuple[str, ...]
 
 
-T = TypeVar("T")
 Loaded = Task | Objective | CommandLine
 
 
@@ -149,51 +144,6 @@ def _refuse_hidden_names(folder: Path) -> None:
             )
 
 
-def user_code(call: Callable[[], T], doing: str = "") -> T:
-    """Run the user's code.
-
-    Raises:
-        UserCodeError: it raised; the traceback is theirs.
-        TaskError: a library raised below us with none of their frames between, such as torch on a
-            shape that does not fit; ``doing`` says what was tried.
-    """
-    try:
-        return call()
-    except JustrightError:
-        raise
-    except (Exception, SystemExit) as error:
-        if doing and not any(
-            _is_users(f.filename) for f in traceback.extract_tb(error.__traceback__)
-        ):
-            raise TaskError(f"{doing} does not work: {_headline(error)}") from error
-        raise UserCodeError(_headline(error), trimmed_traceback(error)) from error
-
-
-def _headline(error: BaseException) -> str:
-    return "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-
-
-def trimmed_traceback(error: BaseException) -> str:
-    """The traceback with only the user's frames: neither ours, nor a library's, nor Python's."""
-    frames = traceback.extract_tb(error.__traceback__)
-    mine = [frame for frame in frames if _is_users(frame.filename)]
-    if not mine and not isinstance(error, SyntaxError):  # which names its place itself
-        mine = list(frames)
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(mine)]
-    lines += traceback.format_exception_only(error)
-    return "".join(lines).rstrip()
-
-
-_LIBRARIES = re.compile(r"[/\\](site-packages|dist-packages)[/\\]|^<frozen")
-
-
-def _is_users(filename: str) -> bool:
-    path = os.path.abspath(filename)
-    own = any(path.startswith(str(HOUSE / name) + os.sep) for name in OWN_NAMES)
-    standard = path.startswith(os.path.dirname(os.__file__) + os.sep)
-    return not own and not standard and not _LIBRARIES.search(filename)
-
-
 class SourceWatch:
     """Notices that the user has edited their code since this process imported it."""
 
@@ -205,7 +155,7 @@ class SourceWatch:
         """Note the state of all of the user's modules that are loaded now."""
         for name, module in list(sys.modules.items()):
             path = getattr(module, "__file__", None)
-            if name not in self._before and path and path not in self._stamps and _is_users(path):
+            if name not in self._before and path and path not in self._stamps and is_users(path):
                 self._stamps[path] = _stamp(path)
 
     def changed(self) -> bool:

@@ -28,7 +28,7 @@ from orchestrator.storage.journal import GroupCommitJournal
 from orchestrator.storage.ledger import Ledger, open_ledger
 from tests.helpers.commands import SIGNER
 from tests.unit.worker.checkpoints.test_checkpoints import a_state, signed
-from worker.checkpoints.store import Damaged, pack, unpack
+from worker.checkpoints.format import Damaged, pack, unpack
 from worker.parent.child_process import Output
 
 some = settings(

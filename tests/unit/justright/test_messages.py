@@ -17,16 +17,22 @@ from justright.errors import MessageError
 from justright.messages import (
     SCHEMA_VERSION,
     AnyMessage,
+    InspectJob,
+    Job,
     Loss,
     Message,
     Report,
+    TidyJob,
+    TrainJob,
     decode,
     decode_as,
+    decode_job,
 )
 from justright.spec import StudySpec, TaskRef
 from tests.helpers.strategies import floats_in, instances, models_in, put
 
 KINDS: tuple[type[Message], ...] = get_args(AnyMessage)
+JOBS: tuple[type[Message], ...] = get_args(Job)
 MODELS: list[type[BaseModel]] = sorted({*models_in(AnyMessage)}, key=lambda model: model.__name__)
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 EACH_KIND = pytest.mark.parametrize("kind", KINDS)
@@ -46,9 +52,11 @@ def a_report(**changes: Any) -> dict[str, Any]:
 
 def test_every_message_can_be_decoded() -> None:
     """One that is missing in the union could be sent, and never be read."""
-    assert subclasses(Message) == set(KINDS)
-    tags = [kind.model_fields["type"].default for kind in KINDS]
-    assert len(set(tags)) == len(KINDS)
+    sent = {kind for kind in subclasses(Message) if not kind.__name__.startswith("_")}
+    assert sent == set(KINDS)
+    tags = [kind.model_fields["type"].default for kind in KINDS if kind not in JOBS]
+    assert len({*tags, "job"}) == len(tags) + 1
+    assert {job.model_fields["type"].default for job in JOBS} == {"job"}
 
 
 @EACH_KIND
@@ -72,7 +80,13 @@ def with_more(value: Any, model: Any, more: dict[str, Any]) -> Any:
         return [with_more(item, part, more) for item, part in zip(value, model, strict=True)]
     if not isinstance(model, BaseModel):
         return value
-    inner = {name: with_more(part, getattr(model, name), more) for name, part in value.items()}
+    attributes = {
+        field.serialization_alias or name: name for name, field in type(model).model_fields.items()
+    }
+    inner = {
+        name: with_more(part, getattr(model, attributes[name]), more)
+        for name, part in value.items()
+    }
     # A spec's fields are what its user asked for: left unread, another study would be run.
     return inner if isinstance(model, (StudySpec, TaskRef)) else more | inner
 
@@ -87,7 +101,8 @@ def test_fields_of_the_future_are_ignored(kind: type[Message], data: DataObject)
             st.text(), st.one_of(st.none(), st.integers(), st.lists(st.text())), max_size=3
         )
     )
-    known = {name for model in MODELS for name in model.model_fields}
+    fields = [field for model in MODELS for field in model.model_fields.items()]
+    known = {name for name, _ in fields} | {field.serialization_alias for _, field in fields}
     future = {"later": 1} | {name: value for name, value in more.items() if name not in known}
     raw = with_more(json.loads(message.encode()), message, future)
     assert "later" in raw
@@ -112,6 +127,51 @@ def test_a_message_without_a_version_is_of_the_first() -> None:
 def test_a_message_cannot_be_changed(kind: type[Message]) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         kind.model_construct().v = 2
+
+
+# -- jobs of the first edition ------------------------------------------------------------------
+
+#: What the first edition's one kind of job wrote: every field, whatever the job was for.
+FIRST = {
+    "v": 1, "type": "job", "id": "j", "study": "s",
+    "task": {"target": "/x.py:T", "folder": None, "command": [], "arguments": {}},
+    "epochs": 9, "until": None, "seed": 3, "metric": None, "place": "s-1", "stall": None,
+    "tidy": False, "trials": [],
+    "plan": {"lanes": 1, "stack": 1, "fuse_from": 2, "speedup": 1.0, "reason": ""},
+    "search": [], "lanes": None, "most": 1,
+}  # fmt: skip
+WORK = {"number": 3, "lr": 0.1, "params": {"momentum": 0.9}, "seed": 0, "attempt": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"trials": [WORK], "until": 2}, TrainJob),
+        ({"lanes": 4, "most": 30, "search": ["momentum"]}, InspectJob),
+        ({"tidy": True}, TidyJob),
+    ],
+)
+def test_a_job_of_the_first_edition(changes: dict[str, Any], kind: type[Message]) -> None:
+    written = FIRST | changes
+    job = decode_job(json.dumps(written))
+    assert type(job) is kind
+    assert job.checkpoint_prefix == "s-1"
+    assert decode_as(kind, job.encode()) == job
+    sent = json.loads(job.encode())
+    assert sent.items() <= written.items(), "the first edition reads it: names and values are its"
+    missing = written.keys() - sent.keys()
+    defaults = {"epochs": None, "until": None, "seed": 0, "metric": None, "tidy": False}
+    defaults |= {"trials": [], "plan": FIRST["plan"], "search": [], "lanes": None, "most": 1}
+    ignored = {"epochs", "seed"} if kind is TidyJob else set()
+    assert all(written[name] == defaults[name] for name in missing - ignored)
+
+
+def test_a_job_to_train_has_trials() -> None:
+    for trials in (None, {}, ""):
+        with pytest.raises(MessageError, match=r"job\.train\.trials: "):
+            decode(json.dumps(FIRST | {"trials": trials}))
+    with pytest.raises(MessageError, match="found a report message, expected a job"):
+        decode_job(json.dumps(a_report()))
 
 
 # -- what nobody of ours has sent ---------------------------------------------------------------

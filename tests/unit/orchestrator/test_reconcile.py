@@ -8,16 +8,9 @@ from typing import Any
 import optuna
 import pytest
 
+from justright.failures import Failure, FailureKind
 from justright.lifecycle import StudyState, TrialState
-from justright.messages import (
-    Cancel,
-    Failure,
-    FailureKind,
-    Outcome,
-    OutcomeKind,
-    Report,
-    Space,
-)
+from justright.messages import Cancel, Outcome, OutcomeKind, Report, Space
 from tests.helpers.twin import LEASE, House, check, told, told_any
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)

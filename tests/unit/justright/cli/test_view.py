@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from justright.cli.view import LineView, print_answer, sparkline, status_tables, trial_table
+from justright.failures import Failure, FailureKind
 from justright.lifecycle import StudyState, TrialState
-from justright.messages import Answer, Failure, FailureKind, Snapshot, TrialView, WorkerInfo
+from justright.messages import Answer, Snapshot, TrialView, WorkerInfo
 from justright.spec import make_spec
 from tests.helpers.strategies import FINITE
 

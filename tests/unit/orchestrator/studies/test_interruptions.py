@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
+from justright.failures import Failure, FailureKind
 from justright.lifecycle import FINISHED, StudyState, TrialState
 from justright.messages import (
     Cancel,
-    Failure,
-    FailureKind,
-    Job,
+    InspectJob,
     Outcome,
     OutcomeKind,
     Pause,
@@ -22,6 +21,8 @@ from justright.messages import (
     Resume,
     Snapshot,
     Started,
+    TidyJob,
+    TrainJob,
 )
 from tests.helpers.twin import HORIZON, LEASE, House, check, told
 
@@ -152,7 +153,7 @@ def test_an_outcome_brings_the_losses_that_no_report_brought(tmp_path: Path) -> 
     assert trial.value == pytest.approx(1.0 / HORIZON)
 
 
-def a_running_job(house: House) -> Job:
+def a_running_job(house: House) -> TrainJob:
     """The first training job, taken by a worker that the test plays itself."""
     house.submit(trials=3, **NO_STOPS)
     from tests.helpers.twin import TwinWorker
@@ -169,7 +170,7 @@ def a_running_job(house: House) -> Job:
     raise AssertionError("no job")
 
 
-def fail(house: House, job: Job, kind: FailureKind, message: str = "m") -> None:
+def fail(house: House, job: TrainJob, kind: FailureKind, message: str = "m") -> None:
     for work in job.trials:
         house.broker.exchange(
             [
@@ -314,12 +315,14 @@ def test_an_end_that_nobody_was_told_of_is_told_after_a_restart(tmp_path: Path) 
     house.broker.decisions.clear()
     house.turn(workers=False)
     assert set(at_work) <= set(house.broker.decisions["s"])
-    tidy = [job for job in house.broker.queues.get("default", []) if job.tidy]
+    tidy = [job for job in house.broker.queues.get("default", []) if isinstance(job, TidyJob)]
     assert len(tidy) == 1
     house.turn(workers=False)
     house.restart()
     house.turn(workers=False)
-    assert len([job for job in house.broker.queues["default"] if job.tidy]) == 1, "once is enough"
+    assert len([job for job in house.broker.queues["default"] if isinstance(job, TidyJob)]) == 1, (
+        "once is enough"
+    )
 
 
 def test_what_gets_nowhere_counts_whatever_its_reason(tmp_path: Path) -> None:
@@ -357,10 +360,11 @@ def test_cancelled_before_anything_was_looked_at(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.submit(trials=3, **NO_STOPS)
     house.reconciler.turn(wait=0.0)
-    assert [job.trials for job in house.broker.queues["default"]] == [()]
+    [look] = house.broker.queues["default"]
+    assert isinstance(look, InspectJob)
     house.broker.send(Cancel(study="s"))
     house.reconciler.turn(wait=0.0)
-    assert not [job for job in house.broker.queues["default"] if not job.tidy]
+    assert all(isinstance(job, TidyJob) for job in house.broker.queues["default"])
 
 
 def test_a_mended_task_is_not_judged_by_what_failed_before(tmp_path: Path) -> None:
@@ -369,7 +373,7 @@ def test_a_mended_task_is_not_judged_by_what_failed_before(tmp_path: Path) -> No
     from tests.helpers.twin import TwinWorker
 
     class Broken(TwinWorker):
-        def _one_step(self, job: Job, work: Any) -> None:
+        def _one_step(self, job: TrainJob, work: Any) -> None:
             failure = Failure(kind=FailureKind.USER, message="old bug")
             self._end(
                 Outcome(

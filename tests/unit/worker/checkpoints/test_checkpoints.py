@@ -23,13 +23,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from justright.brokers.memory import MemoryBroker
 from justright.errors import ArtifactError
-from justright.messages import Decision, FailureKind, Job, Outcome, OutcomeKind, Report, TrialWork
+from justright.failures import FailureKind
+from justright.messages import Decision, Outcome, OutcomeKind, Report, TidyJob, TrainJob, TrialWork
 from justright.settings import Settings
 from justright.spec import TaskRef
 from justright.task import Task
 from tests.helpers.commands import EXAMPLES
 from worker.checkpoints.artifacts import Artifacts
-from worker.checkpoints.store import Checkpoints, Damaged, pack, unpack
+from worker.checkpoints.format import Damaged, pack, unpack
+from worker.checkpoints.store import Checkpoints
 from worker.jobs.channel import Channel
 from worker.jobs.runner import JobRunner
 from worker.lanes.randomness import random_state
@@ -503,7 +505,9 @@ def run(
     runner = JobRunner(channel, read_permission([str(task.parent)], False), settings, alive)
     stir()
     ref = TaskRef(target=f"{task}:{name}", arguments=arguments)
-    runner.run(Job(id="j", study="s", task=ref, until=until, place=PLACE, trials=works))
+    runner.run(
+        TrainJob(id="j", study="s", task=ref, until=until, checkpoint_prefix=PLACE, trials=works)
+    )
     ended = Ended([])
     for event in broker.receive(0):
         if isinstance(event, Report):
@@ -635,7 +639,7 @@ def test_a_study_that_has_ended_keeps_none(task: Path, tmp_path: Path) -> None:
     settings = Settings.model_validate({"artifacts": str(folder)})
     runner = JobRunner(Channel(broker), read_permission([str(task.parent)], False), settings)
     ref = TaskRef(target=f"{task}:Tiny")
-    runner.run(Job(id="j", study="s", task=ref, place=PLACE, tidy=True))
+    runner.run(TidyJob(id="j", study="s", task=ref, checkpoint_prefix=PLACE))
     assert not (folder / PLACE).exists()
     assert broker.receive(0) == []
 
@@ -718,7 +722,8 @@ def test_what_does_not_fit_is_not_used(
     caplog.clear()
     with caplog.at_level(logging.INFO):
         ended = run(task, folder, work(attempt=3, **trial), **arguments)
-    assert "trial 0 goes on after epoch 1" in caplog.text
+    [event] = [one for one in caplog.records if one.getMessage() == "trial goes on"]
+    assert vars(event)["about"]["step"] == 1
     assert ended.reports[0] == whole.reports[0][1:]
     assert ended.only.losses == whole.only.losses
 
@@ -782,7 +787,7 @@ def test_a_study_without_a_place_keeps_none(task: Path, tmp_path: Path) -> None:
     broker = MemoryBroker()
     settings = Settings.model_validate({"artifacts": str(tmp_path / "kept")})
     runner = JobRunner(Channel(broker), read_permission([str(task.parent)], False), settings)
-    runner.run(Job(id="j", study="s", task=TaskRef(target=f"{task}:Tiny"), trials=(work(),)))
+    runner.run(TrainJob(id="j", study="s", task=TaskRef(target=f"{task}:Tiny"), trials=(work(),)))
     outcome = broker.receive(0)[-1]
     assert isinstance(outcome, Outcome)
     assert outcome.kind is OutcomeKind.COMPLETE

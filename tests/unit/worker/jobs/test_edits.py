@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from justright.brokers.memory import MemoryBroker
-from justright.messages import FailureKind, Inspection, Job, Outcome, OutcomeKind, TrialWork
+from justright.failures import FailureKind
+from justright.messages import (
+    Inspection,
+    InspectJob,
+    Job,
+    Outcome,
+    OutcomeKind,
+    TrainJob,
+    TrialWork,
+)
 from justright.settings import Settings
 from justright.spec import TaskRef
 from worker.jobs.channel import Channel
@@ -57,9 +66,13 @@ def edit(path: Path, text: str) -> None:
     os.utime(path, (stamp + 5, stamp + 5))  # the file system's clock may be coarser than a test
 
 
-def job(task: Path, trials: int = 1) -> Job:
-    works = tuple(TrialWork(number=number, lr=0.1, seed=0, attempt=1) for number in range(trials))
-    return Job(id="j", study="s", task=TaskRef(target=f"{task}:Tiny"), trials=works)
+def job(task: Path) -> Job:
+    work = TrialWork(number=0, lr=0.1, seed=0, attempt=1)
+    return TrainJob(id="j", study="s", task=TaskRef(target=f"{task}:Tiny"), trials=(work,))
+
+
+def look(task: Path) -> Job:
+    return InspectJob(id="j", study="s", task=TaskRef(target=f"{task}:Tiny"))
 
 
 def runner_and_broker(task: Path) -> tuple[JobRunner, MemoryBroker]:
@@ -124,7 +137,7 @@ def test_the_edit_that_mends_a_neighbour_is_noticed(task: Path) -> None:
     helper.write_text("WIDHT = 3\n")
     task.write_text(TASK + "\n    width = edits_helper.WIDTH\n")
     runner, broker = runner_and_broker(task)
-    runner.run(job(task, trials=0))
+    runner.run(look(task))
     (told,) = broker.receive(0)
     assert isinstance(told, Inspection)
     assert told.failure is not None
@@ -165,7 +178,7 @@ class Broken(justright.Task):
 def test_an_error_of_the_gpu_asks_for_a_new_process(task: Path) -> None:
     task.write_text(BROKEN)
     runner, broker = runner_and_broker(task)
-    asked = job(task, trials=0)
+    asked = look(task)
     broken = TaskRef(target=f"{task}:Broken")
     runner.run(asked.model_copy(update={"task": broken}))
     [told] = broker.receive(0)

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from justright.messages import FailureKind, LanePlan, OutcomeKind
+from justright.failures import FailureKind
+from justright.lane_plan import LanePlan
+from justright.messages import OutcomeKind
 from tests.helpers.commands import EXAMPLES
 from tests.helpers.lane_jobs import (
     ALONE,
@@ -33,7 +35,7 @@ from tests.helpers.lane_jobs import (
     works,
 )
 from worker.checkpoints.store import Checkpoints
-from worker.jobs.runner import next_group
+from worker.jobs.task_job import next_group
 from worker.lanes.lanes import FusedLanes
 
 

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from justright.messages import LanePlan, OutcomeKind, TrialWork
+from justright.lane_plan import LanePlan
+from justright.messages import OutcomeKind, TrialWork
 from tests.helpers.lane_jobs import ALONE, EXACT, Ended, Told, assert_near, run
 
 RATES = (0.01, 1e-3, 1e8, 3e-3, 3e-2, 3e-4)  # in no order; one of them diverges everywhere

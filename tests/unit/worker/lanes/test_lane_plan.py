@@ -18,7 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from justright.errors import TaskError
-from justright.messages import LanePlan, TrialWork
+from justright.lane_plan import LanePlan
+from justright.messages import TrialWork
 from justright.task import Task
 from worker.lanes.lanes import FusedLanes
 from worker.lanes.plan import MOST, _Measuring, _sizes, plan_lanes

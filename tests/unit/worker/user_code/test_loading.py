@@ -13,7 +13,8 @@ import pytest
 from justright.errors import JustrightError, TaskError, UsageError, UserCodeError
 from justright.spec import TaskRef
 from justright.task import Task
-from worker.user_code.loading import HOUSE, CommandLine, Objective, load
+from worker.user_code.guard import HOUSE
+from worker.user_code.loading import CommandLine, Objective, load
 
 SOURCE = """
 import functools
