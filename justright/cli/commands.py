@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import importlib
 import json as json_module
-import re
-import secrets
 import sys
 import time
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from justright import __version__
+from justright.cli.options import JSON, STUDY, StudyOptions, read_study, takes_study_options
 from justright.errors import JustrightError, UsageError
+
+if TYPE_CHECKING:
+    from justright.brokers.redis import RedisBroker
+    from justright.messages import Snapshot
 
 app = typer.Typer(
     name="justright",
@@ -25,48 +28,6 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="rich",
 )
-
-TASK = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="TASK",
-        help="path/to/file.py:Name, package.module:Name, study.toml, or -- command --lr {lr}",
-        show_default=False,
-    ),
-]
-STUDY = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study.")]
-LR = Annotated[str | None, typer.Option(metavar="LOW:HIGH", help="Range searched (1e-6:10).")]
-TRIALS = Annotated[int | None, typer.Option(help="Learning rates to try (30).")]
-EPOCHS = Annotated[int | None, typer.Option(help="The horizon (the task's own).")]
-TIMEOUT = Annotated[float | None, typer.Option(help="Seconds after which to answer.")]
-TARGET = Annotated[float | None, typer.Option(help="A loss at which to stop.")]
-LIKE = Annotated[
-    str | None,
-    typer.Option(metavar="STUDY", help="Begin near this earlier study's answer, or near a rate."),
-]
-STALL = Annotated[
-    float | None, typer.Option(help="Seconds without a sign of life until a trial fails (3600).")
-]
-SAMPLER = Annotated[str | None, typer.Option(help="auto, tpe, gp, random, qmc or grid.")]
-PRUNER = Annotated[str | None, typer.Option(help="auto, asha, hyperband, median or none.")]
-REPLICATES = Annotated[int | None, typer.Option(help="Seeds for the best rates (1).")]
-SEED = Annotated[int | None, typer.Option(help="Seed of weights, batches and search (0).")]
-LANES = Annotated[str | None, typer.Option(help="Trials in a job: auto or a number.")]
-NAME = Annotated[str | None, typer.Option(help="Name of the study; the same goes on with it.")]
-SET = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of the task.")
-]
-SEARCH = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME[=RANGE]",
-        help="Also search batch_size, momentum, schedule, warmup or weight_decay: "
-        "LOW:HIGH, A,B,C or the usual.",
-    ),
-]
-POOL = Annotated[str | None, typer.Option(help="Which workers (default).")]
-METRIC = Annotated[str | None, typer.Option(help="Name of the loss in a command's output.")]
-JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
 def _house(name: str) -> ModuleType:
@@ -86,69 +47,23 @@ def _house(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _make_spec(
-    parts: list[str], flags: dict[str, Any], set_: list[str] | None, search: list[str] | None
-) -> Any:
-    """The spec of ``tune`` and ``submit``, and the number of workers that a study file names."""
-    from justright.client.targets import merge, read_arguments, read_search, read_target
-    from justright.spec import make_spec
-
-    values = read_target(parts, is_command="--" in sys.argv)
-    flags["arguments"] = read_arguments(set_ or [])
-    flags["search"] = read_search(search or [])
-    values = merge(values, flags)
-    workers = values.pop("workers", None)
-    if workers is not None and (not isinstance(workers, int) or workers < 1):
-        raise UsageError(f"--workers: found {workers!r}, expected a positive whole number")
-    values.setdefault("name", _fresh_name(values["task"]))
-    return make_spec(values), workers
-
-
-def _fresh_name(task: Any) -> str:
-    target = task.get("target") or Path((task.get("command") or ["study"])[0]).name
-    stem = re.sub(r"[^A-Za-z0-9]+", "-", target.rpartition(":")[2]).strip("-").lower()
-    return f"{stem[:40] or 'study'}-{secrets.token_hex(2)}"
-
-
 @app.command()
+@takes_study_options(workers="lanes")
 def tune(
-    task: TASK,
-    lr: LR = None,
-    trials: TRIALS = None,
-    epochs: EPOCHS = None,
-    timeout: TIMEOUT = None,
-    target: TARGET = None,
-    stall: STALL = None,
-    sampler: SAMPLER = None,
-    pruner: PRUNER = None,
-    replicates: REPLICATES = None,
-    seed: SEED = None,
-    lanes: LANES = None,
+    options: StudyOptions,
     workers: Annotated[int | None, typer.Option(help="Workers (one a GPU, or one).")] = None,
-    name: NAME = None,
-    set_: SET = None,
-    search: SEARCH = None,
-    pool: POOL = None,
-    like: LIKE = None,
-    metric: METRIC = None,
     json: JSON = False,
 ) -> None:
     """Find the learning rate of TASK on this machine. Nothing to start, nothing to configure."""
     from justright.client.tune import run
 
-    flags = {
-        "lr": lr, "trials": trials, "epochs": epochs, "timeout": timeout, "stall": stall,
-        "target": target, "like": like, "sampler": sampler,
-        "pruner": pruner, "replicates": replicates, "seed": seed, "lanes": lanes,
-        "workers": workers, "name": name, "pool": pool, "metric": metric,
-    }  # fmt: skip
-    spec, count = _make_spec(task, flags, set_, search)
+    spec, count = read_study(options, workers)
     gpus = _house("worker.main").visible_gpus()
     snapshot = run(spec, gpus=gpus, workers=count, quiet=json)
     raise typer.Exit(_print_result(snapshot, json))
 
 
-def _print_result(snapshot: Any, as_json: bool) -> int:
+def _print_result(snapshot: Snapshot, as_json: bool) -> int:
     """Print the answer of an ended study; returns the exit code."""
     from justright.cli.view import print_answer, print_failure, why_no_answer
     from justright.client.submit import exit_code
@@ -158,7 +73,7 @@ def _print_result(snapshot: Any, as_json: bool) -> int:
         print_failure(snapshot.failure)
     failed_outright = snapshot.failure is not None and not snapshot.trials
     if as_json and not failed_outright:
-        print(snapshot.answer.model_dump_json())
+        print(_answer_as_json(snapshot))
     if code != 0 and not failed_outright and as_json:
         sys.stderr.write(f"no answer: {why_no_answer(snapshot)}\n")
     if not as_json and not failed_outright:
@@ -168,26 +83,14 @@ def _print_result(snapshot: Any, as_json: bool) -> int:
     return code
 
 
+def _answer_as_json(snapshot: Snapshot) -> str:
+    return snapshot.answer.model_dump_json() if snapshot.answer else "null"
+
+
 @app.command()
+@takes_study_options()
 def submit(
-    task: TASK,
-    lr: LR = None,
-    trials: TRIALS = None,
-    epochs: EPOCHS = None,
-    timeout: TIMEOUT = None,
-    target: TARGET = None,
-    stall: STALL = None,
-    sampler: SAMPLER = None,
-    pruner: PRUNER = None,
-    replicates: REPLICATES = None,
-    seed: SEED = None,
-    lanes: LANES = None,
-    name: NAME = None,
-    set_: SET = None,
-    search: SEARCH = None,
-    pool: POOL = None,
-    like: LIKE = None,
-    metric: METRIC = None,
+    options: StudyOptions,
     wait: Annotated[bool, typer.Option("--wait", help="Follow it to the answer.")] = False,
     json: JSON = False,
 ) -> None:
@@ -196,13 +99,7 @@ def submit(
     from justright.client.submit import await_leader, follow
     from justright.client.submit import submit as send
 
-    flags = {
-        "lr": lr, "trials": trials, "epochs": epochs, "timeout": timeout, "stall": stall,
-        "target": target, "like": like, "sampler": sampler,
-        "pruner": pruner, "replicates": replicates, "seed": seed, "lanes": lanes,
-        "name": name, "pool": pool, "metric": metric,
-    }  # fmt: skip
-    spec, _ = _make_spec(task, flags, set_, search)
+    spec, _ = read_study(options)
     service = _service(signs=True)
     submission = send(service, spec)
     if wait:
@@ -228,12 +125,12 @@ def submit(
         )
 
 
-def _service(**how: bool) -> Any:
+def _service(*, signs: bool = False, patient: bool = False) -> RedisBroker:
     """The Redis of the service that the settings name."""
     from justright.client.locate import service
     from justright.settings import load_settings
 
-    return service(load_settings(), **how)
+    return service(load_settings(), signs=signs, patient=patient)
 
 
 @app.command()
@@ -312,7 +209,7 @@ def status(
     while True:
         overview = gather(study)
         if json:
-            shown: Any = [snapshot.model_dump(mode="json") for snapshot in overview.snapshots]
+            shown = [snapshot.model_dump(mode="json") for snapshot in overview.snapshots]
             print(json_module.dumps(shown[0] if study else shown))
         elif study:
             snapshot = overview.snapshots[0]
@@ -342,7 +239,7 @@ def best(study: STUDY, json: JSON = False) -> None:
 
     snapshot = gather(study).snapshots[0]
     if json:
-        print(snapshot.answer.model_dump_json() if snapshot.answer else "null")
+        print(_answer_as_json(snapshot))
     else:
         print_answer(snapshot)
     raise typer.Exit(exit_code(snapshot))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import re
+import secrets
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,7 @@ _EXPECTED = (
     "expected path/to/file.py:Name, package.module:Name, a study file study.toml, "
     "or a command after --"
 )
+_LONGEST_STEM = 40  # characters of a task's name in that of its study
 _FILE_ONLY = {"set", "command", "workers"}  # keys of a study file that are no fields of a spec
 
 
@@ -193,6 +196,13 @@ def read_search(pairs: Sequence[str]) -> dict[str, str]:
             )
         found[name] = value
     return found
+
+
+def fresh_name(task: Mapping[str, Any]) -> str:
+    """A name for a study of this task that has been given none."""
+    target = task.get("target") or Path((task.get("command") or ["study"])[0]).name
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", target.rpartition(":")[2]).strip("-").lower()
+    return f"{stem[:_LONGEST_STEM] or 'study'}-{secrets.token_hex(2)}"
 
 
 def _scalar(text: str) -> Scalar:
