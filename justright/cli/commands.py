@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json as json_module
 import sys
 import time
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from justright import __version__
 from justright.cli.options import JSON, STUDY, StudyOptions, read_study, takes_study_options
-from justright.errors import JustrightError, UsageError
+from justright.cli.packages import load_package
+from justright.errors import JustrightError
 
 if TYPE_CHECKING:
     from justright.brokers.redis import RedisBroker
@@ -30,23 +28,6 @@ app = typer.Typer(
 )
 
 
-def _house(name: str) -> ModuleType:
-    """Import one of our own top-level modules, and see that it is ours.
-
-    Raises:
-        UsageError: the user's PYTHONPATH or folder has a module of that name before ours.
-    """
-    package = name.partition(".")[0]
-    home = Path(__file__).resolve().parents[2]
-    found = importlib.import_module(package).__file__ or ""
-    if Path(found).resolve().parent != home / package:
-        raise UsageError(
-            f"found a module {package!r} at {found}, which hides justright's own package of that "
-            "name. Rename it, or take its folder off PYTHONPATH."
-        )
-    return importlib.import_module(name)
-
-
 @app.command()
 @takes_study_options(workers="lanes")
 def tune(
@@ -55,12 +36,10 @@ def tune(
     json: JSON = False,
 ) -> None:
     """Find the learning rate of TASK on this machine. Nothing to start, nothing to configure."""
-    from justright.client.tune import run
+    from justright.cli.tuning import run
 
     spec, count = read_study(options, workers)
-    gpus = _house("worker.main").visible_gpus()
-    snapshot = run(spec, gpus=gpus, workers=count, quiet=json)
-    raise typer.Exit(_print_result(snapshot, json))
+    raise typer.Exit(_print_result(run(spec, workers=count, quiet=json), json))
 
 
 def _print_result(snapshot: Snapshot, as_json: bool) -> int:
@@ -96,7 +75,7 @@ def submit(
 ) -> None:
     """Put a study on a running service."""
     from justright.cli.view import make_view
-    from justright.client.submit import await_leader, follow
+    from justright.client.submit import await_leader, watch
     from justright.client.submit import submit as send
 
     spec, _ = read_study(options)
@@ -106,7 +85,7 @@ def submit(
         broker = _service(patient=True)
         try:
             with make_view(json) as view:
-                snapshot = follow(
+                snapshot = watch(
                     broker, spec.name, submission=submission, show=view.show,
                     check=await_leader(broker),
                 )  # fmt: skip
@@ -139,7 +118,7 @@ def orchestrator() -> None:
     from justright.settings import load_settings
 
     _log_to_stderr()
-    raise typer.Exit(_house("orchestrator.main").run_orchestrator(load_settings()))
+    raise typer.Exit(load_package("orchestrator.main").run_orchestrator(load_settings()))
 
 
 @app.command()
@@ -165,7 +144,7 @@ def worker(
     from justright.settings import load_settings
 
     _log_to_stderr()
-    code = _house("worker.main").run_workers(
+    code = load_package("worker.main").run_workers(
         load_settings(),
         gpus=gpus,
         lanes=lanes,
@@ -276,11 +255,9 @@ def resume(study: STUDY, json: JSON = False) -> None:
         command(Resume(study=study))
         print(f"resumed {study}; follow it with: justright status {study} --watch")
         return
-    from justright.client.tune import run
+    from justright.cli.tuning import run
 
-    gpus = _house("worker.main").visible_gpus()
-    snapshot = run(kept.spec, gpus=gpus, workers=None, quiet=json)
-    raise typer.Exit(_print_result(snapshot, json))
+    raise typer.Exit(_print_result(run(kept.spec, workers=None, quiet=json), json))
 
 
 @app.command()
@@ -294,7 +271,7 @@ def dashboard(
     """Show all studies in optuna-dashboard, read-only unless --write."""
     from justright.settings import load_settings
 
-    _house("orchestrator.dashboard.server").run_dashboard(
+    load_package("orchestrator.dashboard.server").run_dashboard(
         load_settings(), host=host, port=port, write=write
     )
 
@@ -306,7 +283,7 @@ def doctor(
     """Check Redis, storage, GPUs, clocks and a task; say how to mend what is wrong."""
     from justright.cli.doctor import examine
 
-    raise typer.Exit(examine(task, as_json=json, house=_house))
+    raise typer.Exit(examine(task, as_json=json))
 
 
 def _version(value: bool) -> None:

@@ -9,15 +9,15 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import redis
 
 from justright.brokers.redis import RedisBroker, connect
+from justright.cli.packages import load_package
 from justright.client.targets import resolve
 from justright.errors import JustrightError, RedisUnavailable
 from justright.local.service import redis_server
@@ -37,13 +37,13 @@ class Finding:
     mend: str = ""
 
 
-def examine(task: str | None, *, as_json: bool, house: Callable[[str], ModuleType]) -> int:
+def examine(task: str | None, *, as_json: bool) -> int:
     """Run all checks and print them; returns 0 if all is well, else 1."""
     settings = load_settings()
-    findings = [*_machine(settings), *_redis(settings), *_storage(settings, house)]
-    findings += [*_artifacts(settings, house), _gpus(house)]
+    findings = [*_machine(settings), *_redis(settings), *_storage(settings)]
+    findings += [*_artifacts(settings), _gpus()]
     if task is not None:
-        findings.append(_task(task, house))
+        findings.append(_task(task))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -152,7 +152,7 @@ def _service(broker: RedisBroker) -> Iterator[Finding]:
     )
 
 
-def _storage(settings: Settings, house: Callable[[str], ModuleType]) -> Iterator[Finding]:
+def _storage(settings: Settings) -> Iterator[Finding]:
     """Only a storage that was named: the default is made when it is first needed."""
     if settings.storage is None:
         return
@@ -160,7 +160,7 @@ def _storage(settings: Settings, house: Callable[[str], ModuleType]) -> Iterator
     shown = without_password(place)
     try:
         if "://" in place:
-            house("orchestrator.storage.ledger").open_database(place)
+            load_package("orchestrator.storage.ledger").open_database(place)
         elif not os.access(Path(place).expanduser().absolute().parent, os.W_OK):
             raise JustrightError(f"the folder of {place} cannot be written to, or is not there")
     except JustrightError as error:
@@ -171,7 +171,7 @@ def _storage(settings: Settings, house: Callable[[str], ModuleType]) -> Iterator
         yield Finding("storage", True, shown)
 
 
-def _artifacts(settings: Settings, house: Callable[[str], ModuleType]) -> Iterator[Finding]:
+def _artifacts(settings: Settings) -> Iterator[Finding]:
     """Where checkpoints are: can one be written, read and removed?"""
     if settings.artifacts is None:
         where = f"{settings.artifact_place}, on this machine only"
@@ -187,7 +187,7 @@ def _artifacts(settings: Settings, house: Callable[[str], ModuleType]) -> Iterat
         return
     shown = without_password(settings.artifact_place)
     try:
-        place = house("worker.checkpoints.artifacts").Artifacts(settings.artifact_place)
+        place = load_package("worker.checkpoints.artifacts").Artifacts(settings.artifact_place)
         place.write("doctor/try", b"justright")
         place.read("doctor/try")
         place.remove("doctor")
@@ -199,18 +199,18 @@ def _artifacts(settings: Settings, house: Callable[[str], ModuleType]) -> Iterat
         yield Finding("checkpoints", True, shown)
 
 
-def _gpus(house: Callable[[str], ModuleType]) -> Finding:
-    gpus = house("worker.main").visible_gpus()
+def _gpus() -> Finding:
+    gpus = load_package("worker.main").visible_gpus()
     return Finding("gpus", True, ", ".join(gpus) if gpus else "none: trains on the CPU")
 
 
-def _task(task: str, house: Callable[[str], ModuleType]) -> Finding:
+def _task(task: str) -> Finding:
     """Load the task and try a batch of it, as a worker would."""
     try:
         # What the user's code prints is not ours to mix into the findings.
         with contextlib.redirect_stdout(sys.stderr):
             return Finding(
-                "task", True, house("worker.jobs.look").look_at(resolve(task, Path.cwd()))
+                "task", True, load_package("worker.jobs.look").look_at(resolve(task, Path.cwd()))
             )
     except JustrightError as error:
         return Finding("task", False, task, getattr(error, "traceback", "") or str(error))

@@ -1,4 +1,4 @@
-"""What a client does with a running service: submit a study and follow it to its answer."""
+"""What a client does with a running service: submit a study and watch it to its answer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refuse_if_another(known: Snapshot | None, spec: StudySpec) -> None:
         raise UsageError(another_study(spec.name, differing))
 
 
-def follow(
+def watch(
     broker: Broker,
     study: str,
     *,
@@ -101,7 +101,7 @@ def exit_code(snapshot: Snapshot) -> int:
 
 
 def await_leader(broker: Broker) -> Callable[[], None]:
-    """A check for ``follow``: somebody must be there to take the study up.
+    """A check for ``watch``: somebody must be there to take the study up.
 
     The returned function raises when no orchestrator has been active for a while.
     """
