@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import redis
 
@@ -23,7 +23,11 @@ from justright.errors import JustrightError, RedisUnavailable
 from justright.local.service import redis_server
 from justright.settings import Settings, load_settings, without_password
 
+_OLDEST_PYTHON = (3, 11)
+_OLDEST_REDIS = (6, 2)
 _CLOCK_TOLERANCE = 2.0  # seconds
+_GIB = 2**30
+_MICROS = 1e6  # in a second
 _FREE_DISK = 512 * 2**20  # bytes below which the state folder is worth a warning
 
 
@@ -56,7 +60,7 @@ def examine(task: str | None, *, as_json: bool) -> int:
 
 def _machine(settings: Settings) -> Iterator[Finding]:
     version = ".".join(str(part) for part in sys.version_info[:3])
-    yield Finding("python", sys.version_info >= (3, 11), version)
+    yield Finding("python", sys.version_info >= _OLDEST_PYTHON, version)
     try:
         yield Finding("embedded redis", True, redis_server())
     except JustrightError as error:
@@ -80,7 +84,7 @@ def _state_folder(folder: Path) -> Finding:
     return Finding(
         "state folder",
         free > _FREE_DISK,
-        f"{folder}, {free / 2**30:.1f} GiB free",
+        f"{folder}, {free / _GIB:.1f} GiB free",
         "" if free > _FREE_DISK else "make room, or set JUSTRIGHT_STATE to another disk",
     )
 
@@ -90,16 +94,16 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     url = settings.redis_url.get_secret_value()
     shown = without_password(url)
     try:
-        client: Any = connect(url, patient=False)
+        client = connect(url, patient=False)
     except RedisUnavailable as error:
         if settings.redis_given:
             yield Finding("redis", False, shown, str(error))
         else:
             yield Finding("redis", True, f"none at {shown}: `tune` brings its own")
         return
-    info = client.info()
+    info = cast(dict[str, object], client.info())
     version = str(info["redis_version"])
-    recent = tuple(int(part) for part in version.split(".")[:2]) >= (6, 2)
+    recent = tuple(int(part) for part in version.split(".")[:2]) >= _OLDEST_REDIS
     mend = "" if recent else "justright needs Redis 6.2 or newer, or Valkey"
     yield Finding("redis", recent, f"{shown}, version {version}", mend)
     concerns = RedisBroker(client).concerns()
@@ -120,10 +124,10 @@ def _secret(settings: Settings) -> Finding:
     return Finding("secret", True, "set")
 
 
-def _clock(client: Any) -> Finding:
+def _clock(client: redis.Redis) -> Finding:
     before = time.time()
     seconds, micros = client.time()
-    apart = abs(seconds + micros / 1e6 - (before + time.time()) / 2)
+    apart = abs(seconds + micros / _MICROS - (before + time.time()) / 2)
     return Finding(
         "clock",
         apart < _CLOCK_TOLERANCE,

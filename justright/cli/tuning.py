@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 
+from justright.cli.live import View, make_view
 from justright.cli.packages import load_package
 from justright.cli.signals import Terminated, ignore_signals, raise_on_signals
-from justright.cli.view import View, make_view
 from justright.client.tune import Watcher, tune
 from justright.messages import Snapshot
 from justright.spec import StudySpec

@@ -49,7 +49,7 @@ def gather(study: str | None) -> Overview:
         if study in (None, local.name):
             _add_local(overview, local)
     if settings.redis_given and not (study and overview.snapshots):
-        overview.add(service(settings), study)
+        overview.add(connect_service(settings), study)
     elif not settings.redis_given:
         _add_default_service(overview, settings, study)
     if study is not None and not overview.snapshots:
@@ -82,7 +82,7 @@ def command(message: Cancel | Pause | Resume) -> None:
     broker = _running(local)
     if broker is None and local.journal.is_file():
         raise UsageError(f"study {study} does not run: {_interrupted(study)}")
-    (broker or service(settings, signs=True)).send(message)
+    (broker or connect_service(settings, signs=True)).send(message)
 
 
 def at_rest(study: str) -> Snapshot | None:
@@ -100,7 +100,9 @@ def _interrupted(study: str) -> str:
     return f"its tune was ended. It is kept: justright resume {study} goes on with it."
 
 
-def service(settings: Settings, *, signs: bool = False, patient: bool = False) -> RedisBroker:
+def connect_service(
+    settings: Settings, *, signs: bool = False, patient: bool = False
+) -> RedisBroker:
     """The Redis that the settings name. ``signs``: commands shall be sent there.
 
     Raises:
@@ -141,6 +143,6 @@ def _add_local(overview: Overview, local: LocalStudy) -> None:
 def _add_default_service(overview: Overview, settings: Settings, study: str | None) -> None:
     """A service on the default address is shown as well; that there is none is no error."""
     try:
-        overview.add(service(settings), study)
+        overview.add(connect_service(settings), study)
     except RedisUnavailable:
         return
