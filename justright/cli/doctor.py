@@ -20,7 +20,7 @@ from justright.brokers.redis import RedisBroker, connect
 from justright.cli.packages import load_package
 from justright.client.targets import resolve
 from justright.errors import JustrightError, RedisUnavailable
-from justright.local.service import redis_server
+from justright.local.embedded_redis import redis_server
 from justright.settings import Settings, load_settings, without_password
 
 _OLDEST_PYTHON = (3, 11)

@@ -8,7 +8,7 @@ from justright.brokers.redis import RedisBroker, connect
 from justright.client.submit import unknown_study
 from justright.errors import RedisUnavailable, UsageError
 from justright.lifecycle import STUDY_ACTIVE, STUDY_FINISHED, StudyState
-from justright.local.service import LocalStudy, local_studies
+from justright.local.study_folder import LocalStudy, local_studies
 from justright.messages import Cancel, Pause, Resume, Snapshot, WorkerInfo
 from justright.settings import Settings, load_settings
 from justright.signing import Signer

@@ -11,7 +11,8 @@ from justright.client.locate import gather
 from justright.client.submit import refuse_if_another, submit, watch
 from justright.errors import JustrightError, UsageError
 from justright.lifecycle import StudyState
-from justright.local.service import LocalService, LocalStudy
+from justright.local.service import LocalService
+from justright.local.study_folder import LocalStudy
 from justright.messages import Snapshot
 from justright.settings import load_settings
 from justright.spec import StudySpec, read_rate
