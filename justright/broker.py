@@ -67,7 +67,7 @@ class Broker(ABC):
         """Take a job off the queue if it is still there."""
 
     @abstractmethod
-    def places(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
+    def locate(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
         """Where each job is. ``missing`` may be a job in the moment between queue and lease."""
 
     @abstractmethod

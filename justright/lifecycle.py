@@ -68,20 +68,20 @@ TRANSITIONS: dict[str, Transition] = {
 }
 
 
-def follow(state: TrialState | None, letter: str) -> TrialState:
+def transition(state: TrialState | None, letter: str) -> TrialState:
     """Return the state that transition ``letter`` leads to from ``state``.
 
     Raises:
         LifecycleError: the lifecycle has no such arrow from there.
     """
-    transition = TRANSITIONS[letter]
-    legal = state is None if not transition.source else state in transition.source
+    arrow = TRANSITIONS[letter]
+    legal = state is None if not arrow.source else state in arrow.source
     if not legal:
         raise LifecycleError(
-            f"transition {letter} ({transition.cause}) leads from "
-            f"{'/'.join(sorted(transition.source)) or 'nothing'}, but the trial is {state}"
+            f"transition {letter} ({arrow.cause}) leads from "
+            f"{'/'.join(sorted(arrow.source)) or 'nothing'}, but the trial is {state}"
         )
-    return transition.target
+    return arrow.target
 
 
 class StudyState(StrEnum):

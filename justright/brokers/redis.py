@@ -264,7 +264,7 @@ class RedisBroker(Broker):
 
         withdraw(self._queue(pool), job)
 
-    def places(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
+    def locate(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
         jobs = list(jobs)
         if not jobs:
             return {}

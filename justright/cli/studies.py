@@ -126,30 +126,30 @@ def best(study: STUDY, json: JSON = False) -> None:
 
 def cancel(study: STUDY) -> None:
     """End a study now; its answer is what is known by then."""
-    from justright.client.locate import command
+    from justright.client.locate import send_command
     from justright.messages import Cancel
 
-    command(Cancel(study=study))
+    send_command(Cancel(study=study))
     print(f"cancelled {study}")
 
 
 def pause(study: STUDY) -> None:
     """Let a study rest: its trials stop at their next report, each with a checkpoint."""
-    from justright.client.locate import command
+    from justright.client.locate import send_command
     from justright.messages import Pause
 
-    command(Pause(study=study))
+    send_command(Pause(study=study))
     print(f"pausing {study}; to go on, today or another day: justright resume {study}")
 
 
 def resume(study: STUDY, json: JSON = False) -> None:
     """Go on with a study that was paused, or whose tune was ended."""
-    from justright.client.locate import at_rest, command
+    from justright.client.locate import find_resting, send_command
     from justright.messages import Resume
 
-    kept = at_rest(study)
+    kept = find_resting(study)
     if kept is None:
-        command(Resume(study=study))
+        send_command(Resume(study=study))
         print(f"resumed {study}; follow it with: justright status {study} --watch")
         return
     from justright.cli.tuning import run

@@ -53,11 +53,11 @@ def gather(study: str | None) -> Overview:
     elif not settings.redis_given:
         _add_default_service(overview, settings, study)
     if study is not None and not overview.snapshots:
-        raise unknown_study(study, _known(settings))
+        raise unknown_study(study, _known_names(settings))
     return overview
 
 
-def _known(settings: Settings) -> list[str]:
+def _known_names(settings: Settings) -> list[str]:
     """Names of all studies, for the error about one that is not among them."""
     overview = Overview()
     _add_default_service(overview, settings, None)
@@ -65,7 +65,7 @@ def _known(settings: Settings) -> list[str]:
     return sorted(names | {snapshot.study for snapshot in overview.snapshots})
 
 
-def command(message: Cancel | Pause | Resume) -> None:
+def send_command(message: Cancel | Pause | Resume) -> None:
     """Tell the orchestrator of a study, where it runs, to cancel, pause or resume it.
 
     Raises:
@@ -79,13 +79,13 @@ def command(message: Cancel | Pause | Resume) -> None:
         raise UsageError(f"study {study} is not paused ({snapshot.state}).")
     settings = load_settings()
     local = LocalStudy(settings, study)
-    broker = _running(local)
+    broker = _connect_running(local)
     if broker is None and local.journal.is_file():
         raise UsageError(f"study {study} does not run: {_interrupted(study)}")
     (broker or connect_service(settings, signs=True)).send(message)
 
 
-def at_rest(study: str) -> Snapshot | None:
+def find_resting(study: str) -> Snapshot | None:
     """A study of ``tune`` that was ended or paused and does not run, as it was kept.
 
     Raises:
@@ -93,7 +93,7 @@ def at_rest(study: str) -> Snapshot | None:
     """
     snapshot = gather(study).snapshots[0]
     local = LocalStudy(load_settings(), study)
-    return snapshot if local.journal.is_file() and _running(local) is None else None
+    return snapshot if local.journal.is_file() and _connect_running(local) is None else None
 
 
 def _interrupted(study: str) -> str:
@@ -114,7 +114,7 @@ def connect_service(
     return RedisBroker(client, signer)
 
 
-def _running(local: LocalStudy) -> RedisBroker | None:
+def _connect_running(local: LocalStudy) -> RedisBroker | None:
     url = local.connection()
     if url is None:
         return None
@@ -125,7 +125,7 @@ def _running(local: LocalStudy) -> RedisBroker | None:
 
 
 def _add_local(overview: Overview, local: LocalStudy) -> None:
-    running = _running(local)
+    running = _connect_running(local)
     if running is not None:
         overview.add(running, local.name)
         return

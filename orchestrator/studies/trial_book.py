@@ -14,7 +14,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from justright.lifecycle import ACTIVE, DISPATCHED, FINISHED, TrialState, follow
+from justright.lifecycle import ACTIVE, DISPATCHED, FINISHED, TrialState, transition
 from justright.messages import (
     WORTH_ANOTHER,
     Decision,
@@ -332,7 +332,7 @@ class TrialBook:
         return record
 
     def _move(self, record: TrialRecord, letter: str) -> None:
-        record.state = follow(record.state, letter)
+        record.state = transition(record.state, letter)
         self._note(record, ledger.STATE, record.state)
         self.changed = True
 

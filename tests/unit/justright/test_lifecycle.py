@@ -18,7 +18,7 @@ from justright.lifecycle import (
     TRANSITIONS,
     StudyState,
     TrialState,
-    follow,
+    transition,
 )
 
 QUEUED, RUNNING, PAUSED = TrialState.QUEUED, TrialState.RUNNING, TrialState.PAUSED
@@ -49,7 +49,7 @@ def reachable(begin: TrialState | None) -> set[TrialState]:
         reached: set[TrialState] = set()
         for state, letter in product(edge, TRANSITIONS):
             with suppress(LifecycleError):
-                reached.add(follow(state, letter))
+                reached.add(transition(state, letter))
         edge = set(reached - found)
         found |= reached
     return found
@@ -57,24 +57,24 @@ def reachable(begin: TrialState | None) -> set[TrialState]:
 
 def test_every_letter_is_known_here() -> None:
     assert set(TRANSITIONS) == set(ARROWS)
-    assert all(transition.letter == letter for letter, transition in TRANSITIONS.items())
+    assert all(arrow.letter == letter for letter, arrow in TRANSITIONS.items())
 
 
 @pytest.mark.parametrize(("state", "letter"), EVERY_STEP)
 def test_an_arrow_leads_from_its_sources_only(state: TrialState | None, letter: str) -> None:
     sources, target = ARROWS[letter]
     if state in sources:
-        assert follow(state, letter) == target
+        assert transition(state, letter) == target
         return
     with pytest.raises(LifecycleError, match=rf"transition {letter} .*but the trial is {state}"):
-        follow(state, letter)
+        transition(state, letter)
 
 
 def test_a_refusal_says_where_the_arrow_begins() -> None:
     with pytest.raises(LifecycleError, match=r"its job was lost.* leads from queued/running, but"):
-        follow(COMPLETE, "g")
+        transition(COMPLETE, "g")
     with pytest.raises(LifecycleError, match=r"the sampler proposed it.* leads from nothing, but"):
-        follow(RUNNING, "a")
+        transition(RUNNING, "a")
 
 
 def test_every_state_is_reached_from_the_beginning() -> None:
@@ -98,7 +98,7 @@ def test_a_walk_ends_where_it_finished(letters: list[str]) -> None:
     finished: list[TrialState] = []
     for letter in letters:
         try:
-            state = follow(state, letter)
+            state = transition(state, letter)
         except LifecycleError:
             continue
         finished += [state] if state in FINISHED else []
