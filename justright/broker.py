@@ -1,6 +1,6 @@
 """What travels between clients, the orchestrator and workers, as both sides see it.
 
-On Redis (redis_broker.py), or in one process for tests (memory.py).
+On Redis (brokers/redis.py), or in one process for tests (brokers/memory.py).
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from typing import cast
 
 import redis
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from justright.cli.packages import load_package
 from justright.client.targets import resolve
 from justright.errors import JustrightError, RedisUnavailable

@@ -78,7 +78,7 @@ def _lost_redis(error: Exception) -> JustrightError | None:
     redis = sys.modules.get("redis")
     if redis is None or not isinstance(error, redis.RedisError):
         return None
-    from justright.brokers.redis import unavailable
+    from justright.brokers.connection import unavailable
     from justright.settings import load_settings
 
     return unavailable(load_settings().redis_url.get_secret_value(), error)

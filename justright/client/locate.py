@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from justright.client.submit import unknown_study
 from justright.errors import RedisUnavailable, UsageError
 from justright.lifecycle import STUDY_ACTIVE, STUDY_FINISHED, StudyState

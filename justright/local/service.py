@@ -13,7 +13,8 @@ from pathlib import Path
 import redis
 
 from justright import processes
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from justright.errors import JustrightError, RedisUnavailable
 from justright.lifecycle import STUDY_FINISHED
 from justright.local.embedded_redis import EmbeddedRedis
