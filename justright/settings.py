@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from justright import logs
 from justright.errors import UsageError
 from justright.signing import Signer
 
@@ -49,6 +50,12 @@ class Settings(BaseSettings):
     grace: float = Field(default=20.0, gt=0)  #: Seconds that a worker has to leave.
     log: str = "info"  #: Level of the logs (debug, info, warning, error), ``json``, or both.
     dashboard_password: SecretStr | None = None  #: Asked for by the dashboard where it is set.
+
+    @field_validator("log")
+    @classmethod
+    def _check_log(cls, value: str) -> str:
+        logs.read_setting(value)
+        return value
 
     @property
     def storage_place(self) -> str:
@@ -94,11 +101,14 @@ def load_settings(**flags: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        lines = [
-            f"JUSTRIGHT_{str(item['loc'][0]).upper()}: {item['msg'].lower()}"
-            for item in error.errors()
-        ]
-        raise UsageError("\n".join(lines)) from None
+        raise UsageError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def _explain(item: Any) -> str:
+    """One line for one pydantic complaint."""
+    ours = item["type"] == "value_error"  # by a validator of ours, in our words
+    what = str(item["ctx"]["error"]) if ours else item["msg"].lower()
+    return f"{Settings.model_config['env_prefix']}{str(item['loc'][0]).upper()}: {what}"
 
 
 def without_password(url: str) -> str:
