@@ -16,6 +16,9 @@ from justright.signing import Signer
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
 
+# Names in the state folder; each study of ``tune`` has a journal and checkpoints of its own.
+STUDIES, JOURNAL, ARTIFACTS = "studies", "journal.log", "artifacts"
+
 #: Variables that hold secrets, or URLs with a password.
 SECRETS = (
     "JUSTRIGHT_REDIS_URL",
@@ -62,14 +65,14 @@ class Settings(BaseSettings):
         """The storage as a path or URL, with the default filled in."""
         if self.storage is not None:
             return self.storage.get_secret_value()
-        return str(self.state / "journal.log")
+        return str(self.state / JOURNAL)
 
     @property
     def artifact_place(self) -> str:
         """The folder or URL of checkpoints, with the default filled in."""
         if self.artifacts is not None:
             return self.artifacts.get_secret_value()
-        return str(self.state / "artifacts")
+        return str(self.state / ARTIFACTS)
 
     def signer(self) -> Signer:
         """What signs, and checks signatures.

@@ -51,6 +51,7 @@ M = TypeVar("M", bound=Message)
 K = TypeVar("K")
 
 _NOBODY = (None, REVOKED.encode())  # who holds a lease that is free, or was taken back
+_CLAIM_BYTES = 8  # of what tells one claim from the next
 _BEGIN = "0-0"  # before the first entry of a stream
 
 
@@ -184,7 +185,7 @@ class RedisBroker(Broker):
         return _readable(Decision, dict(zip(trials, found, strict=True)))
 
     def claim(self, job: str, worker: str, lease: float) -> bool:
-        this_time = f"{worker} {secrets.token_hex(8)}"
+        this_time = f"{worker} {secrets.token_hex(_CLAIM_BYTES)}"
         keys = (lease_key(job), begun_key(job))
         milliseconds = _milliseconds(lease)
         kept = int(VALID["job"])  # by then its signature has expired

@@ -20,7 +20,7 @@ from justright.brokers.connection import connect
 from justright.brokers.redis import RedisBroker
 from justright.cli.packages import load_package
 from justright.client.targets import resolve
-from justright.errors import JustrightError, RedisUnavailable
+from justright.errors import EXIT_ANSWER, EXIT_ERROR, JustrightError, RedisUnavailable
 from justright.local.embedded_redis import redis_server
 from justright.settings import Settings, load_settings, without_password
 
@@ -56,7 +56,7 @@ def examine(task: str | None, *, as_json: bool) -> int:
             print(f"{'ok  ' if finding.well else 'BAD '} {finding.what}: {finding.found}")
             if finding.mend:
                 print(f"     {finding.mend}")
-    return 0 if all(finding.well for finding in findings) else 1
+    return EXIT_ANSWER if all(finding.well for finding in findings) else EXIT_ERROR
 
 
 def _machine(settings: Settings) -> Iterator[Finding]:
@@ -105,7 +105,8 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     info = cast(dict[str, object], client.info())
     version = str(info["redis_version"])
     recent = tuple(int(part) for part in version.split(".")[:2]) >= _OLDEST_REDIS
-    mend = "" if recent else "justright needs Redis 6.2 or newer, or Valkey"
+    oldest = ".".join(str(part) for part in _OLDEST_REDIS)
+    mend = "" if recent else f"justright needs Redis {oldest} or newer, or Valkey"
     yield Finding("redis", recent, f"{shown}, version {version}", mend)
     concerns = RedisBroker(client).concerns()
     for concern in concerns:

@@ -9,9 +9,7 @@ import typer
 
 from justright import __version__
 from justright.cli import service, studies
-from justright.errors import JustrightError
-
-EXIT_INTERRUPTED = 130
+from justright.errors import EXIT_INTERRUPTED, JustrightError
 
 app = typer.Typer(
     name="justright",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
+from justright.errors import EXIT_SIGNAL
+
 
 class Terminated(SystemExit):
     """A signal asked us to end, as a scheduler does, or a terminal that is closed."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(128 + number)  # as a shell shows it
+        super().__init__(EXIT_SIGNAL + number)
 
 
 def raise_on_signals() -> None:

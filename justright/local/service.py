@@ -36,7 +36,6 @@ class LocalService:
         # Socket paths have a limit of about 100 bytes; a state folder may be deeper than that.
         self._socket_folder = Path(tempfile.mkdtemp(prefix="justright-"))
         self._redis = EmbeddedRedis(self._socket_folder, study.folder)
-        self._artifacts = study.folder / "artifacts"
 
     def start(self, gpus: Sequence[str], workers: int | None, spec: StudySpec) -> None:
         """Start Redis, then the orchestrator and the workers, all in one pool, side by side."""
@@ -47,7 +46,7 @@ class LocalService:
             "JUSTRIGHT_STORAGE": str(self._study.journal),
             "JUSTRIGHT_SECRET": self._study.secret(),
             # Always here: a study of tune is one folder, whatever a service uses.
-            "JUSTRIGHT_ARTIFACTS": str(self._artifacts),
+            "JUSTRIGHT_ARTIFACTS": str(self._study.artifacts),
         }
         base = [sys.executable, "-P", "-m", "justright"]
         serve = [*base, "worker", "--allow-commands", "--pool", spec.pool]
@@ -88,7 +87,7 @@ class LocalService:
             last = None  # it was Redis that ended
         self._stop("redis")
         if last is not None and last.state in STUDY_FINISHED:
-            shutil.rmtree(self._artifacts, ignore_errors=True)  # nothing goes on from there
+            shutil.rmtree(self._study.artifacts, ignore_errors=True)  # nothing goes on from there
         self._study.show_connection(None)
         shutil.rmtree(self._socket_folder, ignore_errors=True)
         return last

@@ -9,10 +9,8 @@ from typing import IO
 
 from justright.errors import JustrightError, UsageError
 from justright.messages import Snapshot, decode_as
-from justright.settings import Settings
+from justright.settings import ARTIFACTS, JOURNAL, STUDIES, Settings
 
-_STUDIES = "studies"  # in the state folder
-_JOURNAL = "journal.log"  # in a study's own
 _ASKED = b'{"op_code":4,'  # how Optuna's journal records a new trial
 _SECRET_BYTES = 32
 
@@ -22,8 +20,9 @@ class LocalStudy:
 
     def __init__(self, settings: Settings, name: str) -> None:
         self.name = name
-        self.folder = settings.state / _STUDIES / name
-        self.journal = self.folder / _JOURNAL
+        self.folder = settings.state / STUDIES / name
+        self.journal = self.folder / JOURNAL
+        self.artifacts = self.folder / ARTIFACTS
         self._snapshot = self.folder / "snapshot.json"
         self._connection = self.folder / "connection"
         self._lock: IO[bytes] | None = None
@@ -96,9 +95,9 @@ class LocalStudy:
 
 def local_studies(settings: Settings) -> list[LocalStudy]:
     """All studies of ``tune`` in the state folder, the latest last."""
-    folder = settings.state / _STUDIES
+    folder = settings.state / STUDIES
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if (path / _JOURNAL).is_file()]
-    found.sort(key=lambda path: (path / _JOURNAL).stat().st_mtime)
+    found = [path for path in folder.iterdir() if (path / JOURNAL).is_file()]
+    found.sort(key=lambda path: (path / JOURNAL).stat().st_mtime)
     return [LocalStudy(settings, path.name) for path in found]

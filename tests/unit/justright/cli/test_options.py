@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import typer
@@ -12,7 +14,7 @@ from typer.testing import CliRunner
 
 from justright.cli.options import StudyOptions, read_study, takes_study_options
 from justright.errors import UsageError
-from justright.spec import StudySpec
+from justright.spec import DEFAULT_LR, StudySpec
 
 EXAMPLES = Path(__file__).resolve().parents[4] / "examples"
 DIGITS = [f"{EXAMPLES / 'digits.py'}:Digits"]
@@ -88,6 +90,21 @@ def test_what_is_not_typed_is_left_to_the_file_and_the_defaults(tmp_path: Path) 
     study.write_text(f"task = '{DIGITS[0]}'\ntrials = 4\nseed = 1\nworkers = 3\n")
     spec, workers = read_study(StudyOptions(task=[str(study)], seed=2))
     assert (spec.trials, spec.seed, workers) == (4, 2, 3)
+
+
+def test_the_help_tells_the_defaults() -> None:
+    """In brackets; the spec is not loaded to show a help, so they are written out there."""
+    hints = get_type_hints(StudyOptions, include_extras=True)
+    said = {name: re.search(r"\((\S+)\)", str(hints[name].__metadata__[0].help)) for name in SHARED}
+    low, high = DEFAULT_LR
+    assert {name: found[1] for name, found in said.items() if found is not None} == {
+        "lr": f"{low:.0e}:{high:g}".replace("e-0", "e-"),
+        "stall": "3600",
+        **{
+            name: str(StudySpec.model_fields[name].default)
+            for name in ("trials", "replicates", "seed", "pool")
+        },
+    }
 
 
 @pytest.mark.parametrize("count", [0, -1])
