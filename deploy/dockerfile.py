@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import typer
 
-from justright.cli.commands import app
+from justright.cli.main import app
 
 STAGES = ("orchestrator", "worker")  #: the stages that are images of ours
 

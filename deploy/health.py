@@ -19,7 +19,8 @@ import sys
 import redis
 
 from justright.broker import Broker
-from justright.brokers.redis import RedisBroker, connect, unavailable
+from justright.brokers.connection import connect, unavailable
+from justright.brokers.redis import RedisBroker
 from justright.errors import JustrightError
 from justright.settings import load_settings
 

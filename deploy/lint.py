@@ -17,7 +17,7 @@ from pathlib import Path
 
 from deploy import compose, dockerfile
 from justright.errors import JustrightError
-from justright.local.service import redis_server
+from justright.local.embedded_redis import redis_server
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,6 +1,6 @@
 """The ``justright`` command, also as ``python -m justright``."""
 
-from justright.cli.commands import main
+from justright.cli.main import main
 
 if __name__ == "__main__":
     main()

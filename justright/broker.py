@@ -1,6 +1,6 @@
 """What travels between clients, the orchestrator and workers, as both sides see it.
 
-On Redis (redis_broker.py), or in one process for tests (memory.py).
+On Redis (brokers/redis.py), or in one process for tests (brokers/memory.py).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Broker(ABC):
         """Take a job off the queue if it is still there."""
 
     @abstractmethod
-    def places(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
+    def locate(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
         """Where each job is. ``missing`` may be a job in the moment between queue and lease."""
 
     @abstractmethod

@@ -1,24 +1,28 @@
-"""Every error a user can meet, worded for them.
+"""Every error a user can meet, worded for them, and the exit codes of the command line.
 
 A message says what was found, what was expected and what to do. ``exit_code`` follows the
-command line's contract: 2 where what was typed is wrong, 1 where the world is.
+contract: 2 where what was typed is wrong, 1 where the world is.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+EXIT_ANSWER, EXIT_ERROR, EXIT_USAGE, EXIT_NO_ANSWER = 0, 1, 2, 3
+EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128  #: And the signal's number, as a shell shows it.
+
 
 class JustrightError(Exception):
     """Base of all errors that are shown to a user without a traceback."""
 
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[int] = EXIT_ERROR
 
 
 class UsageError(JustrightError):
     """What was typed is wrong: a path, a name, a range, an option, a key."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: ClassVar[int] = EXIT_USAGE
 
 
 class MessageError(JustrightError):

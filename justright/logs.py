@@ -12,9 +12,8 @@ import sys
 import time
 from typing import IO, Any
 
-from justright.errors import UsageError
-
 LEVELS = ("debug", "info", "warning", "error")
+_JSON = "json"
 _ABOUT = "about"  # the attribute of a record that holds what its event is about
 
 
@@ -36,28 +35,24 @@ def read_setting(text: str) -> tuple[int, bool]:
     """The level, and whether lines are JSON.
 
     Raises:
-        UsageError: neither a level nor ``json``.
+        ValueError: neither a level nor ``json``.
     """
     level, as_json = logging.INFO, False
     for part in filter(None, (one.strip().lower() for one in text.split(","))):
-        if part == "json":
+        if part == _JSON:
             as_json = True
         elif part in LEVELS:
             level = getattr(logging, part.upper())
         else:
-            raise UsageError(
-                f"JUSTRIGHT_LOG: found {part!r}, expected a level ({', '.join(LEVELS)}), json, or "
-                "both: JUSTRIGHT_LOG=debug,json."
+            raise ValueError(
+                f"found {part!r}, expected a level ({', '.join(LEVELS)}), json, or both: "
+                "JUSTRIGHT_LOG=debug,json."
             )
     return level, as_json
 
 
 def configure(setting: str, stream: IO[str] | None = None) -> None:
-    """Write this process's log lines to ``stream`` (None: stderr), as the setting says.
-
-    Raises:
-        UsageError: as ``read_setting``.
-    """
+    """Write this process's log lines to ``stream`` (None: stderr), as ``Settings.log`` says."""
     level, as_json = read_setting(setting)
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if as_json else PlainLines())

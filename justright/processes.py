@@ -14,6 +14,10 @@ from typing import Any, cast
 
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as <malloc.h> numbers them
+_MOST_MMAP_THRESHOLD = 32 * 2**20  # bytes; glibc takes no more
+_MOST_KEPT = 2**31 - 1  # bytes; what a C int holds
+_PATIENCE = 10.0  # seconds that a process has to end by itself
+_LAST_LINES = 12  # of a log, that explain how it ended
 # Found here: between fork and exec, where it is used, no library may be looked for.
 _LIBC = cast(Any, ctypes.CDLL(None)) if sys.platform == "linux" else None
 _PRCTL = _LIBC.prctl if _LIBC is not None else None
@@ -37,8 +41,8 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(_LIBC, "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the most that it takes
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_MMAP_THRESHOLD, _MOST_MMAP_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, _MOST_KEPT)
 
 
 def start(
@@ -69,7 +73,7 @@ def start(
     return process
 
 
-def stop(processes: Sequence[subprocess.Popen[bytes]], patience: float = 10.0) -> None:
+def stop(processes: Sequence[subprocess.Popen[bytes]], patience: float = _PATIENCE) -> None:
     """Ask all to end, together, and make sure that they have."""
     for process in processes:
         if process.poll() is None:
@@ -115,7 +119,7 @@ def how_it_ended(code: int) -> str:
     return f"signal {known.get(-code, -code)}"
 
 
-def last_lines(log: Path, count: int = 12) -> str:
+def last_lines(log: Path, count: int = _LAST_LINES) -> str:
     """The end of a log, to explain why its process ended."""
     try:
         return "\n".join(log.read_text(errors="replace").splitlines()[-count:])

@@ -14,7 +14,7 @@ SearchedName = Literal["batch_size", "momentum", "schedule", "warmup", "weight_d
 SCHEDULES: tuple[str, ...] = get_args(ScheduleName)
 NAMES: tuple[str, ...] = get_args(SearchedName)
 _DECADES = 1.5  # a range that spans more is searched on a log scale
-_MOST = 32  # choices: a study of dozens of trials cannot tell more apart
+_FEWEST, _MOST = 2, 32  # choices: a study of dozens of trials cannot tell more apart
 
 Choice = StrictInt | StrictFloat | str  # true is no number
 
@@ -33,9 +33,9 @@ class Searched(BaseModel):
         if self.choices:
             if self.low is not None or self.high is not None:
                 raise ValueError("found a range and choices, expected one of them")
-            if not 2 <= len(set(self.choices)) == len(self.choices) <= _MOST:
+            if not _FEWEST <= len(set(self.choices)) == len(self.choices) <= _MOST:
                 found = ", ".join(str(choice) for choice in self.choices)
-                raise ValueError(f"found {found}, expected 2 to {_MOST} values that differ")
+                raise ValueError(f"found {found}, expected {_FEWEST} to {_MOST} values that differ")
         elif self.low is None or self.high is None or self.low >= self.high:
             raise ValueError(f"found {self.low}:{self.high}, expected LOW:HIGH with LOW < HIGH")
         return self

@@ -7,13 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from justright import logs
 from justright.errors import UsageError
 from justright.signing import Signer
 
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
+# Names in the state folder; each study of ``tune`` has a journal and checkpoints of its own.
+STUDIES, JOURNAL, ARTIFACTS = "studies", "journal.log", "artifacts"
 
 #: Variables that hold secrets, or URLs with a password.
 SECRETS = (
@@ -50,19 +54,25 @@ class Settings(BaseSettings):
     log: str = "info"  #: Level of the logs (debug, info, warning, error), ``json``, or both.
     dashboard_password: SecretStr | None = None  #: Asked for by the dashboard where it is set.
 
+    @field_validator("log")
+    @classmethod
+    def _check_log(cls, value: str) -> str:
+        logs.read_setting(value)
+        return value
+
     @property
     def storage_place(self) -> str:
         """The storage as a path or URL, with the default filled in."""
         if self.storage is not None:
             return self.storage.get_secret_value()
-        return str(self.state / "journal.log")
+        return str(self.state / JOURNAL)
 
     @property
     def artifact_place(self) -> str:
         """The folder or URL of checkpoints, with the default filled in."""
         if self.artifacts is not None:
             return self.artifacts.get_secret_value()
-        return str(self.state / "artifacts")
+        return str(self.state / ARTIFACTS)
 
     def signer(self) -> Signer:
         """What signs, and checks signatures.
@@ -94,11 +104,14 @@ def load_settings(**flags: Any) -> Settings:
     try:
         return Settings(**given)
     except ValidationError as error:
-        lines = [
-            f"JUSTRIGHT_{str(item['loc'][0]).upper()}: {item['msg'].lower()}"
-            for item in error.errors()
-        ]
-        raise UsageError("\n".join(lines)) from None
+        raise UsageError("\n".join(_explain(item) for item in error.errors())) from None
+
+
+def _explain(item: Any) -> str:
+    """One line for one pydantic complaint."""
+    ours = item["type"] == "value_error"  # by a validator of ours, in our words
+    what = str(item["ctx"]["error"]) if ours else item["msg"].lower()
+    return f"{Settings.model_config['env_prefix']}{str(item['loc'][0]).upper()}: {what}"
 
 
 def without_password(url: str) -> str:

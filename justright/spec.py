@@ -14,6 +14,7 @@ from justright.search_space import Searched, read_searched
 DEFAULT_LR = (1e-6, 10.0)
 WIDEST_LR = (1e-8, 1e3)  # what may be tried where the user gave no range
 KNOWN_GOOD_LR = 0.01
+_SEEDS = 2**31  # that every library takes
 
 Scalar = bool | int | float | str
 SamplerName = Literal["auto", "tpe", "gp", "random", "qmc", "grid"]
@@ -82,7 +83,7 @@ class StudySpec(BaseModel):
     sampler: SamplerName = "auto"
     pruner: PrunerName = "auto"
     replicates: int = Field(default=1, ge=1)
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=_SEEDS)
     lanes: Literal["auto"] | int = "auto"
     pool: str = Field(default="default", pattern=f"^{NAME_PATTERN}$")
     stall: float | None = Field(default=None, gt=0, allow_inf_nan=False)

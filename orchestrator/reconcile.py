@@ -244,7 +244,7 @@ class Reconciler:
     def _recover(self, run: StudyRun, now: float) -> None:
         """Take back jobs that are neither queued nor leased, and send their trials out again."""
         jobs = run.open_jobs()
-        places = self._broker.places([job for job in jobs if job], run.record.spec.pool)
+        places = self._broker.locate([job for job in jobs if job], run.record.spec.pool)
         for job, records in jobs.items():
             if places.get(job) in ("queued", "leased"):
                 self._missing_since.pop(job, None)

@@ -83,7 +83,7 @@ class MemoryBroker(Broker):
         queue = self.queues.get(pool, [])
         self.queues[pool] = [waiting for waiting in queue if waiting.id != job]
 
-    def places(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
+    def locate(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
         waiting = {job.id for job in self.queues.get(pool, [])}
         now = self._clock()
         return {

@@ -1,38 +1,35 @@
-"""Redis, as both sides use it: the only place that names a key.
-
-=============================  ======  ==========================================================
-key                            type    content
-=============================  ======  ==========================================================
-justright:commands             stream  clients to orchestrator: submit, cancel, ...; signed
-justright:reports              stream  workers to orchestrator: started, report, outcome, ...
-justright:decisions:STUDY      hash    trial number -> Decision; read by workers as they report
-justright:lease:JOB            string  the worker that trains the job; expires without heartbeats.
-                                       "-": the job was taken back, for good
-justright:begun:JOB            string  who began the job: nobody does so twice
-justright:workers              set     names of workers, some of them perhaps gone
-justright:worker:NAME          string  WorkerInfo; expires without heartbeats
-justright:studies              set     names of studies
-justright:study:STUDY          string  Snapshot, for clients
-justright:leader               string  the orchestrator that is active; expires
-justright:mark                 string  left by the first orchestrator: a Redis without it is empty
-rq:*                           --      RQ's own: the queue of a pool is ``justright-POOL``. Jobs are
-                                       signed
-=============================  ======  ==========================================================
-"""
+"""The broker on Redis, as both sides use it."""
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import redis
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
 
 from justright.broker import AT_MOST, Broker, JobPlace
-from justright.errors import MessageError, RedisUnavailable, UsageError
+from justright.brokers.connection import connect
+from justright.brokers.redis_keys import (
+    CLAIM,
+    COMMANDS,
+    DECISIONS_KEPT,
+    HOLD,
+    LEADER,
+    MARK,
+    REPORTS,
+    RESIGN,
+    REVOKED,
+    STUDIES,
+    WORKERS,
+    begun_key,
+    decisions_key,
+    lease_key,
+    study_key,
+    worker_key,
+)
+from justright.errors import MessageError, UsageError
 from justright.messages import (
     Command,
     Decision,
@@ -44,133 +41,18 @@ from justright.messages import (
     decode,
     decode_as,
 )
-from justright.settings import without_password
 from justright.signing import VALID, Signer
+
+__all__ = ["RedisBroker", "connect"]
 
 log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
 K = TypeVar("K")
 
-PREFIX = "justright:"
-COMMANDS = PREFIX + "commands"
-REPORTS = PREFIX + "reports"
-WORKERS = PREFIX + "workers"
-STUDIES = PREFIX + "studies"
-LEADER = PREFIX + "leader"
-MARK = PREFIX + "mark"
-
-DECISIONS_KEPT = 7 * 24 * 3600  #: seconds; longer than any epoch, so that every trial hears it
-
-REVOKED = "-"  #: In the place of a lease's owner.
-
-_NOBODY = (None, REVOKED.encode())
-
-
-def decisions_key(study: str) -> str:
-    return f"{PREFIX}decisions:{study}"
-
-
-def lease_key(job: str) -> str:
-    return f"{PREFIX}lease:{job}"
-
-
-def begun_key(job: str) -> str:
-    return f"{PREFIX}begun:{job}"
-
-
-def worker_key(name: str) -> str:
-    return f"{PREFIX}worker:{name}"
-
-
-def study_key(study: str) -> str:
-    return f"{PREFIX}study:{study}"
-
-
-# Take or keep a lease in one step, that of a job or the leader's: the key is free, or it is ours.
-_HOLD = """
-local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
-"""
-# Both sides of a lease: nobody begins a job twice, nobody renews one that was taken back. An owner
-# that asks again, because the first answer was lost on the way, is told the same again.
-_CLAIM = """
-local begun = redis.call('GET', KEYS[2])
-if begun and begun ~= ARGV[2] then return 0 end
-if redis.call('GET', KEYS[1]) == '-' then return 0 end
-redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[4])
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
-return 1
-"""
-_RESIGN = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
-"""
-
-
-def connect(url: str, *, patient: bool) -> redis.Redis:
-    """Open a connection.
-
-    ``patient`` is for services: a Redis that is away is waited for, for an hour. Without it, as
-    on the command line, the first failure is an answer.
-
-    Raises:
-        RedisUnavailable: the URL has no known form, or an impatient connection found no Redis.
-    """
-    retry = Retry(ExponentialBackoff(cap=3.0, base=0.05), 1200 if patient else 1)
-    try:
-        client = redis.Redis.from_url(
-            url,
-            retry=retry,
-            # Full, or a replica for now: somebody will mend it, as one that is away.
-            retry_on_error=[
-                redis.ConnectionError,
-                redis.TimeoutError,
-                redis.exceptions.OutOfMemoryError,
-                redis.ReadOnlyError,
-            ],
-            socket_connect_timeout=5,
-            health_check_interval=30,
-            # In the newer one redis-py asks for notices of maintenance, which only the vendor's own
-            # service gives; elsewhere that is a refusal in the log of each connection's rights.
-            protocol=2,
-        )
-        if not patient:
-            client.ping()
-    except (redis.RedisError, ValueError, OSError) as error:
-        raise unavailable(url, error) from None
-    return client
-
-
-def unavailable(url: str, error: Exception) -> RedisUnavailable:
-    """Word a connection failure for its user, without the password."""
-    shown = without_password(url)
-    if isinstance(error, redis.AuthenticationError) or "NOAUTH" in str(error):
-        return RedisUnavailable(
-            f"Redis at {shown} refused the password. Put the right one into JUSTRIGHT_REDIS_URL, "
-            "as redis://:PASSWORD@HOST:PORT/0, with the user's name before the colon if it has one."
-        )
-    if isinstance(error, redis.exceptions.NoPermissionError):
-        return RedisUnavailable(
-            f"Redis at {shown} does not let this user do that ({error}). Each part of the service "
-            "has a user of its own: see deploy/redis.acl."
-        )
-    if "certificate" in str(error).lower():
-        return RedisUnavailable(
-            f"the certificate of Redis at {shown} is not to be trusted ({error}). Name the file of "
-            "the authority that signed it in JUSTRIGHT_REDIS_URL: rediss://...?ssl_ca_certs=PATH."
-        )
-    if isinstance(error, ValueError):
-        return RedisUnavailable(
-            f"found {shown!r} as the address of Redis, expected redis://HOST:PORT/0, "
-            "rediss://... or unix://PATH in JUSTRIGHT_REDIS_URL."
-        )
-    return RedisUnavailable(
-        f"no Redis answers at {shown} ({type(error).__name__}). Start one (redis-server), set "
-        "JUSTRIGHT_REDIS_URL, or use `justright tune`, which brings its own."
-    )
+_NOBODY = (None, REVOKED.encode())  # who holds a lease that is free, or was taken back
+_CLAIM_BYTES = 8  # of what tells one claim from the next
+_BEGIN = "0-0"  # before the first entry of a stream
 
 
 class RedisBroker(Broker):
@@ -181,7 +63,7 @@ class RedisBroker(Broker):
         self._signer = signer
         # redis-py types every answer as "value or awaitable"; this is the synchronous client.
         self._redis = cast(Any, client)
-        self._seen = {COMMANDS: "0-0", REPORTS: "0-0"}
+        self._seen = {COMMANDS: _BEGIN, REPORTS: _BEGIN}
         self._queues: dict[str, Any] = {}
         self._gone: list[str] = []  # workers whose names are still in the set
 
@@ -217,32 +99,15 @@ class RedisBroker(Broker):
         return None if raw is None else raw.decode()
 
     def receive(self, wait: float, at_most: int = AT_MOST) -> list[Command | Event]:
-        block = max(1, int(wait * 1000))
+        block = max(1, _milliseconds(wait))
         answer = self._redis.xread(self._seen, count=at_most, block=block)
         messages: list[Command | Event] = []
         for stream, entries in _pairs(answer):
             for entry_id, fields in entries:
-                messages.extend(self._read_entry(stream.decode(), entry_id, fields))
+                messages.extend(_read_entry(stream.decode(), entry_id, fields, self._sealing))
             if entries:
                 self._seen[stream.decode()] = entries[-1][0].decode()
         return messages
-
-    def _read_entry(
-        self, stream: str, entry_id: bytes, fields: dict[bytes, bytes]
-    ) -> Iterable[Command | Event]:
-        """The messages of one stream entry; what is unreadable is logged, never fatal."""
-        commands = stream == COMMANDS
-        kinds = Command if commands else Event
-        for raw in fields.values():
-            try:
-                message = decode(self._sealing().open("command", raw) if commands else raw)
-            except MessageError as error:
-                log.warning("dropped stream entry %s: %s", entry_id.decode(), error)
-                continue
-            if isinstance(message, kinds):
-                yield message
-            else:
-                log.warning("dropped stream entry %s: a %s", entry_id.decode(), message.type)
 
     def acknowledge(self) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
@@ -250,7 +115,7 @@ class RedisBroker(Broker):
                 pipe.srem(WORKERS, *self._gone)
                 self._gone = []
             for stream, last in self._seen.items():
-                if last != "0-0":
+                if last != _BEGIN:
                     pipe.xtrim(stream, minid=_next_id(last), approximate=False)
             pipe.execute()
 
@@ -264,7 +129,7 @@ class RedisBroker(Broker):
 
         withdraw(self._queue(pool), job)
 
-    def places(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
+    def locate(self, jobs: Iterable[str], pool: str) -> dict[str, JobPlace]:
         jobs = list(jobs)
         if not jobs:
             return {}
@@ -297,15 +162,15 @@ class RedisBroker(Broker):
     def publish(self, snapshot: Snapshot, keep: float | None = None) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.sadd(STUDIES, snapshot.study)
-            milliseconds = None if keep is None else int(keep * 1000)
+            milliseconds = None if keep is None else _milliseconds(keep)
             pipe.set(study_key(snapshot.study), snapshot.encode(), px=milliseconds)
             pipe.execute()
 
     def lead(self, owner: str, seconds: float) -> bool:
-        return bool(self._redis.eval(_HOLD, 1, LEADER, owner, int(seconds * 1000)))
+        return bool(self._redis.eval(HOLD, 1, LEADER, owner, _milliseconds(seconds)))
 
     def resign(self, owner: str) -> None:
-        self._redis.eval(_RESIGN, 1, LEADER, owner)
+        self._redis.eval(RESIGN, 1, LEADER, owner)
 
     def exchange(
         self, events: Sequence[Event], study: str = "", trials: Sequence[int] = ()
@@ -320,19 +185,19 @@ class RedisBroker(Broker):
         return _readable(Decision, dict(zip(trials, found, strict=True)))
 
     def claim(self, job: str, worker: str, lease: float) -> bool:
-        this_time = f"{worker} {secrets.token_hex(8)}"
+        this_time = f"{worker} {secrets.token_hex(_CLAIM_BYTES)}"
         keys = (lease_key(job), begun_key(job))
-        milliseconds = int(lease * 1000)
+        milliseconds = _milliseconds(lease)
         kept = int(VALID["job"])  # by then its signature has expired
-        return bool(self._redis.eval(_CLAIM, 2, *keys, worker, this_time, milliseconds, kept))
+        return bool(self._redis.eval(CLAIM, 2, *keys, worker, this_time, milliseconds, kept))
 
     def beat(self, worker: WorkerInfo, lease: float) -> bool:
-        milliseconds = int(lease * 1000)
+        milliseconds = _milliseconds(lease)
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.sadd(WORKERS, worker.name)
             pipe.set(worker_key(worker.name), worker.encode(), px=milliseconds)
             if worker.job is not None:
-                pipe.eval(_HOLD, 1, lease_key(worker.job), worker.name, milliseconds)
+                pipe.eval(HOLD, 1, lease_key(worker.job), worker.name, milliseconds)
             answers = pipe.execute()
         return worker.job is None or bool(answers[-1])
 
@@ -341,7 +206,7 @@ class RedisBroker(Broker):
             pipe.srem(WORKERS, worker.name)
             pipe.delete(worker_key(worker.name))
             if worker.job is not None:
-                pipe.eval(_RESIGN, 1, lease_key(worker.job), worker.name)
+                pipe.eval(RESIGN, 1, lease_key(worker.job), worker.name)
             pipe.execute()
 
     # -- the server itself ------------------------------------------------------------------
@@ -369,6 +234,28 @@ class RedisBroker(Broker):
         if pool not in self._queues:
             self._queues[pool] = pool_queue(pool, self._redis)
         return self._queues[pool]
+
+
+def _read_entry(
+    stream: str, entry_id: bytes, fields: dict[bytes, bytes], sealing: Callable[[], Signer]
+) -> Iterable[Command | Event]:
+    """The messages of one stream entry; what is unreadable is logged, never fatal."""
+    commands = stream == COMMANDS
+    kinds = Command if commands else Event
+    for raw in fields.values():
+        try:
+            message = decode(sealing().open("command", raw) if commands else raw)
+        except MessageError as error:
+            log.warning("dropped stream entry %s: %s", entry_id.decode(), error)
+            continue
+        if isinstance(message, kinds):
+            yield message
+        else:
+            log.warning("dropped stream entry %s: a %s", entry_id.decode(), message.type)
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
 
 
 def _pairs(answer: Any) -> list[tuple[bytes, list[Any]]]:

@@ -9,21 +9,26 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import cast
 
 import redis
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
+from justright.cli.packages import load_package
 from justright.client.targets import resolve
-from justright.errors import JustrightError, RedisUnavailable
-from justright.local.service import redis_server
+from justright.errors import EXIT_ANSWER, EXIT_ERROR, JustrightError, RedisUnavailable
+from justright.local.embedded_redis import redis_server
 from justright.settings import Settings, load_settings, without_password
 
+_OLDEST_PYTHON = (3, 11)
+_OLDEST_REDIS = (6, 2)
 _CLOCK_TOLERANCE = 2.0  # seconds
+_GIB = 2**30
+_MICROS = 1e6  # in a second
 _FREE_DISK = 512 * 2**20  # bytes below which the state folder is worth a warning
 
 
@@ -37,13 +42,13 @@ class Finding:
     mend: str = ""
 
 
-def examine(task: str | None, *, as_json: bool, house: Callable[[str], ModuleType]) -> int:
+def examine(task: str | None, *, as_json: bool) -> int:
     """Run all checks and print them; returns 0 if all is well, else 1."""
     settings = load_settings()
-    findings = [*_machine(settings), *_redis(settings), *_storage(settings, house)]
-    findings += [*_artifacts(settings, house), _gpus(house)]
+    findings = [*_machine(settings), *_redis(settings), *_storage(settings)]
+    findings += [*_artifacts(settings), _gpus()]
     if task is not None:
-        findings.append(_task(task, house))
+        findings.append(_task(task))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -51,12 +56,12 @@ def examine(task: str | None, *, as_json: bool, house: Callable[[str], ModuleTyp
             print(f"{'ok  ' if finding.well else 'BAD '} {finding.what}: {finding.found}")
             if finding.mend:
                 print(f"     {finding.mend}")
-    return 0 if all(finding.well for finding in findings) else 1
+    return EXIT_ANSWER if all(finding.well for finding in findings) else EXIT_ERROR
 
 
 def _machine(settings: Settings) -> Iterator[Finding]:
     version = ".".join(str(part) for part in sys.version_info[:3])
-    yield Finding("python", sys.version_info >= (3, 11), version)
+    yield Finding("python", sys.version_info >= _OLDEST_PYTHON, version)
     try:
         yield Finding("embedded redis", True, redis_server())
     except JustrightError as error:
@@ -80,7 +85,7 @@ def _state_folder(folder: Path) -> Finding:
     return Finding(
         "state folder",
         free > _FREE_DISK,
-        f"{folder}, {free / 2**30:.1f} GiB free",
+        f"{folder}, {free / _GIB:.1f} GiB free",
         "" if free > _FREE_DISK else "make room, or set JUSTRIGHT_STATE to another disk",
     )
 
@@ -90,17 +95,18 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     url = settings.redis_url.get_secret_value()
     shown = without_password(url)
     try:
-        client: Any = connect(url, patient=False)
+        client = connect(url, patient=False)
     except RedisUnavailable as error:
         if settings.redis_given:
             yield Finding("redis", False, shown, str(error))
         else:
             yield Finding("redis", True, f"none at {shown}: `tune` brings its own")
         return
-    info = client.info()
+    info = cast(dict[str, object], client.info())
     version = str(info["redis_version"])
-    recent = tuple(int(part) for part in version.split(".")[:2]) >= (6, 2)
-    mend = "" if recent else "justright needs Redis 6.2 or newer, or Valkey"
+    recent = tuple(int(part) for part in version.split(".")[:2]) >= _OLDEST_REDIS
+    oldest = ".".join(str(part) for part in _OLDEST_REDIS)
+    mend = "" if recent else f"justright needs Redis {oldest} or newer, or Valkey"
     yield Finding("redis", recent, f"{shown}, version {version}", mend)
     concerns = RedisBroker(client).concerns()
     for concern in concerns:
@@ -120,10 +126,10 @@ def _secret(settings: Settings) -> Finding:
     return Finding("secret", True, "set")
 
 
-def _clock(client: Any) -> Finding:
+def _clock(client: redis.Redis) -> Finding:
     before = time.time()
     seconds, micros = client.time()
-    apart = abs(seconds + micros / 1e6 - (before + time.time()) / 2)
+    apart = abs(seconds + micros / _MICROS - (before + time.time()) / 2)
     return Finding(
         "clock",
         apart < _CLOCK_TOLERANCE,
@@ -152,7 +158,7 @@ def _service(broker: RedisBroker) -> Iterator[Finding]:
     )
 
 
-def _storage(settings: Settings, house: Callable[[str], ModuleType]) -> Iterator[Finding]:
+def _storage(settings: Settings) -> Iterator[Finding]:
     """Only a storage that was named: the default is made when it is first needed."""
     if settings.storage is None:
         return
@@ -160,7 +166,7 @@ def _storage(settings: Settings, house: Callable[[str], ModuleType]) -> Iterator
     shown = without_password(place)
     try:
         if "://" in place:
-            house("orchestrator.storage.ledger").open_database(place)
+            load_package("orchestrator.storage.ledger").open_database(place)
         elif not os.access(Path(place).expanduser().absolute().parent, os.W_OK):
             raise JustrightError(f"the folder of {place} cannot be written to, or is not there")
     except JustrightError as error:
@@ -171,7 +177,7 @@ def _storage(settings: Settings, house: Callable[[str], ModuleType]) -> Iterator
         yield Finding("storage", True, shown)
 
 
-def _artifacts(settings: Settings, house: Callable[[str], ModuleType]) -> Iterator[Finding]:
+def _artifacts(settings: Settings) -> Iterator[Finding]:
     """Where checkpoints are: can one be written, read and removed?"""
     if settings.artifacts is None:
         where = f"{settings.artifact_place}, on this machine only"
@@ -187,7 +193,7 @@ def _artifacts(settings: Settings, house: Callable[[str], ModuleType]) -> Iterat
         return
     shown = without_password(settings.artifact_place)
     try:
-        place = house("worker.checkpoints.artifacts").Artifacts(settings.artifact_place)
+        place = load_package("worker.checkpoints.artifacts").Artifacts(settings.artifact_place)
         place.write("doctor/try", b"justright")
         place.read("doctor/try")
         place.remove("doctor")
@@ -199,18 +205,18 @@ def _artifacts(settings: Settings, house: Callable[[str], ModuleType]) -> Iterat
         yield Finding("checkpoints", True, shown)
 
 
-def _gpus(house: Callable[[str], ModuleType]) -> Finding:
-    gpus = house("worker.main").visible_gpus()
+def _gpus() -> Finding:
+    gpus = load_package("worker.main").visible_gpus()
     return Finding("gpus", True, ", ".join(gpus) if gpus else "none: trains on the CPU")
 
 
-def _task(task: str, house: Callable[[str], ModuleType]) -> Finding:
+def _task(task: str) -> Finding:
     """Load the task and try a batch of it, as a worker would."""
     try:
         # What the user's code prints is not ours to mix into the findings.
         with contextlib.redirect_stdout(sys.stderr):
             return Finding(
-                "task", True, house("worker.jobs.look").look_at(resolve(task, Path.cwd()))
+                "task", True, load_package("worker.jobs.look").look_at(resolve(task, Path.cwd()))
             )
     except JustrightError as error:
         return Finding("task", False, task, getattr(error, "traceback", "") or str(error))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from justright.client.submit import unknown_study
 from justright.errors import RedisUnavailable, UsageError
 from justright.lifecycle import STUDY_ACTIVE, STUDY_FINISHED, StudyState
-from justright.local.service import LocalStudy, local_studies
+from justright.local.study_folder import LocalStudy, local_studies
 from justright.messages import Cancel, Pause, Resume, Snapshot, WorkerInfo
 from justright.settings import Settings, load_settings
 from justright.signing import Signer
@@ -49,15 +50,15 @@ def gather(study: str | None) -> Overview:
         if study in (None, local.name):
             _add_local(overview, local)
     if settings.redis_given and not (study and overview.snapshots):
-        overview.add(service(settings), study)
+        overview.add(connect_service(settings), study)
     elif not settings.redis_given:
         _add_default_service(overview, settings, study)
     if study is not None and not overview.snapshots:
-        raise unknown_study(study, _known(settings))
+        raise unknown_study(study, _known_names(settings))
     return overview
 
 
-def _known(settings: Settings) -> list[str]:
+def _known_names(settings: Settings) -> list[str]:
     """Names of all studies, for the error about one that is not among them."""
     overview = Overview()
     _add_default_service(overview, settings, None)
@@ -65,7 +66,7 @@ def _known(settings: Settings) -> list[str]:
     return sorted(names | {snapshot.study for snapshot in overview.snapshots})
 
 
-def command(message: Cancel | Pause | Resume) -> None:
+def send_command(message: Cancel | Pause | Resume) -> None:
     """Tell the orchestrator of a study, where it runs, to cancel, pause or resume it.
 
     Raises:
@@ -79,13 +80,13 @@ def command(message: Cancel | Pause | Resume) -> None:
         raise UsageError(f"study {study} is not paused ({snapshot.state}).")
     settings = load_settings()
     local = LocalStudy(settings, study)
-    broker = _running(local)
+    broker = _connect_running(local)
     if broker is None and local.journal.is_file():
         raise UsageError(f"study {study} does not run: {_interrupted(study)}")
-    (broker or service(settings, signs=True)).send(message)
+    (broker or connect_service(settings, signs=True)).send(message)
 
 
-def at_rest(study: str) -> Snapshot | None:
+def find_resting(study: str) -> Snapshot | None:
     """A study of ``tune`` that was ended or paused and does not run, as it was kept.
 
     Raises:
@@ -93,14 +94,16 @@ def at_rest(study: str) -> Snapshot | None:
     """
     snapshot = gather(study).snapshots[0]
     local = LocalStudy(load_settings(), study)
-    return snapshot if local.journal.is_file() and _running(local) is None else None
+    return snapshot if local.journal.is_file() and _connect_running(local) is None else None
 
 
 def _interrupted(study: str) -> str:
     return f"its tune was ended. It is kept: justright resume {study} goes on with it."
 
 
-def service(settings: Settings, *, signs: bool = False, patient: bool = False) -> RedisBroker:
+def connect_service(
+    settings: Settings, *, signs: bool = False, patient: bool = False
+) -> RedisBroker:
     """The Redis that the settings name. ``signs``: commands shall be sent there.
 
     Raises:
@@ -112,7 +115,7 @@ def service(settings: Settings, *, signs: bool = False, patient: bool = False) -
     return RedisBroker(client, signer)
 
 
-def _running(local: LocalStudy) -> RedisBroker | None:
+def _connect_running(local: LocalStudy) -> RedisBroker | None:
     url = local.connection()
     if url is None:
         return None
@@ -123,7 +126,7 @@ def _running(local: LocalStudy) -> RedisBroker | None:
 
 
 def _add_local(overview: Overview, local: LocalStudy) -> None:
-    running = _running(local)
+    running = _connect_running(local)
     if running is not None:
         overview.add(running, local.name)
         return
@@ -141,6 +144,6 @@ def _add_local(overview: Overview, local: LocalStudy) -> None:
 def _add_default_service(overview: Overview, settings: Settings, study: str | None) -> None:
     """A service on the default address is shown as well; that there is none is no error."""
     try:
-        overview.add(service(settings), study)
+        overview.add(connect_service(settings), study)
     except RedisUnavailable:
         return

@@ -1,4 +1,4 @@
-"""What a client does with a running service: submit a study and follow it to its answer."""
+"""What a client does with a running service: submit a study and watch it to its answer."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import uuid
 from collections.abc import Callable
 
 from justright.broker import Broker
-from justright.errors import JustrightError, UsageError
+from justright.errors import (
+    EXIT_ANSWER,
+    EXIT_ERROR,
+    EXIT_NO_ANSWER,
+    EXIT_USAGE,
+    JustrightError,
+    UsageError,
+)
 from justright.lifecycle import STUDY_FINISHED, StudyState, TrialState
 from justright.messages import Snapshot, Submit
 from justright.spec import StudySpec, another_study, differences
 
 _POLL = 0.05  # seconds between looks at the snapshot
 _CHECK = 0.5  # seconds between looks at whether the service still lives
-
-EXIT_ANSWER, EXIT_ERROR, EXIT_USAGE, EXIT_NO_ANSWER = 0, 1, 2, 3
+_ALONE = 30.0  # seconds that a client waits for an orchestrator
 
 
 def submit(broker: Broker, spec: StudySpec) -> str:
@@ -41,7 +47,7 @@ def refuse_if_another(known: Snapshot | None, spec: StudySpec) -> None:
         raise UsageError(another_study(spec.name, differing))
 
 
-def follow(
+def watch(
     broker: Broker,
     study: str,
     *,
@@ -101,7 +107,7 @@ def exit_code(snapshot: Snapshot) -> int:
 
 
 def await_leader(broker: Broker) -> Callable[[], None]:
-    """A check for ``follow``: somebody must be there to take the study up.
+    """A check for ``watch``: somebody must be there to take the study up.
 
     The returned function raises when no orchestrator has been active for a while.
     """
@@ -113,9 +119,9 @@ def await_leader(broker: Broker) -> Callable[[], None]:
             alone_since = None
             return
         alone_since = alone_since or time.monotonic()
-        if time.monotonic() - alone_since > 30.0:
+        if time.monotonic() - alone_since > _ALONE:
             raise JustrightError(
-                "no orchestrator has been active for 30 s. Start one with `justright "
+                f"no orchestrator has been active for {_ALONE:g} s. Start one with `justright "
                 "orchestrator`; the study is kept and goes on when there is one."
             )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import re
+import secrets
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,9 @@ _EXPECTED = (
     "expected path/to/file.py:Name, package.module:Name, a study file study.toml, "
     "or a command after --"
 )
+_ALIKE = 0.5  # of 1: how near a name must be to be suggested
+_SUFFIX_BYTES = 2  # that tell two studies of one task apart
+_LONGEST_STEM = 40  # characters of a task's name in that of its study
 _FILE_ONLY = {"set", "command", "workers"}  # keys of a study file that are no fields of a spec
 
 
@@ -68,7 +73,7 @@ def resolve(text: str, folder: Path) -> str:
         raise UsageError(f"found TASK {text!r}, but there is no file {path}.")
     names = _names_in(path)
     if name not in names and "*" not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=_ALIKE)
         meant = f" Did you mean {near[0]}?" if near else ""
         has = ", ".join(sorted(names)) or "nothing"
         raise UsageError(f"{place} has no {name!r}.{meant} It has: {has}.")
@@ -193,6 +198,13 @@ def read_search(pairs: Sequence[str]) -> dict[str, str]:
             )
         found[name] = value
     return found
+
+
+def fresh_name(task: Mapping[str, Any]) -> str:
+    """A name for a study of this task that has been given none."""
+    target = task.get("target") or Path((task.get("command") or ["study"])[0]).name
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", target.rpartition(":")[2]).strip("-").lower()
+    return f"{stem[:_LONGEST_STEM] or 'study'}-{secrets.token_hex(_SUFFIX_BYTES)}"
 
 
 def _scalar(text: str) -> Scalar:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 import time
 from collections.abc import Sequence
-from types import FrameType
 
 import redis
 
-from justright.cli.view import make_view
 from justright.client.locate import gather
-from justright.client.submit import follow, refuse_if_another, submit
+from justright.client.submit import refuse_if_another, submit, watch
 from justright.errors import JustrightError, UsageError
 from justright.lifecycle import StudyState
-from justright.local.service import LocalService, LocalStudy
+from justright.local.service import LocalService
+from justright.local.study_folder import LocalStudy
 from justright.messages import Snapshot
 from justright.settings import load_settings
 from justright.spec import StudySpec, read_rate
@@ -23,40 +20,55 @@ from justright.spec import StudySpec, read_rate
 _REMEMBER_EVERY = 1.0  # seconds; what ``status`` and ``best`` know after a kill -9
 
 
-class Terminated(SystemExit):
-    """A signal asked us to end, as a scheduler does, or a terminal that is closed."""
+class Watcher:
+    """What a caller of ``tune`` is told as it goes on, in this order. By itself it does nothing."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(128 + number)
+    def started(self) -> None:
+        """All processes run."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """The study has changed."""
+
+    def ending(self) -> None:
+        """All processes are about to be ended, for whatever reason. It takes seconds."""
+
+    def ended(self, kept: bool) -> None:
+        """Nothing runs any more. ``kept``: the same call goes on with the study."""
 
 
-def run(spec: StudySpec, *, gpus: Sequence[str], workers: int | None, quiet: bool) -> Snapshot:
-    """Start everything that the study needs, follow it to its end, and end everything.
+def tune(
+    spec: StudySpec,
+    *,
+    gpus: Sequence[str],
+    workers: int | None = None,
+    watcher: Watcher | None = None,
+) -> Snapshot:
+    """Start everything that the study needs, watch it to its end, and end everything.
 
-    Interrupted in any way, a study of which something was trained is kept: the same call goes on.
+    Left by any exception, a study of which something was trained is kept: the same call goes on.
+    What asks this process to end is the caller's to handle: nothing is printed here, and no signal
+    handler set.
 
     Raises:
         UsageError: there is another study of that name, or a ``tune`` that works on it.
         JustrightError: a part of the service ended or could not start.
     """
+    watcher = watcher or Watcher()
     settings = load_settings()
     spec = spec.model_copy(update={"like": _rate_of(spec.like)})
     study = LocalStudy(settings, spec.name)
     refuse_if_another(study.recall(), spec)
     study.open()
     service = LocalService(study, settings)
-    _raise_on_signals()
-    interrupted = False
     try:
         service.start(gpus, workers, spec)
-        return _follow(service, study, spec, quiet)
-    except (KeyboardInterrupt, Terminated):
-        interrupted = True
-        raise
+        watcher.started()
+        return _watch(service, study, spec, watcher)
     finally:
-        kept = _end(service, study)
-        if interrupted and kept:
-            sys.stderr.write(f"\nstopped; the same command with --name {spec.name} goes on\n")
+        try:
+            watcher.ending()
+        finally:
+            watcher.ended(kept=_end(service, study))
 
 
 def _rate_of(like: str | None) -> str | None:
@@ -69,33 +81,29 @@ def _rate_of(like: str | None) -> str | None:
     return f"{answer.best_lr:g}"
 
 
-def _follow(service: LocalService, study: LocalStudy, spec: StudySpec, quiet: bool) -> Snapshot:
+def _watch(service: LocalService, study: LocalStudy, spec: StudySpec, watcher: Watcher) -> Snapshot:
     broker = service.broker()
     remembered = time.monotonic()
-    with make_view(quiet) as view:
 
-        def show(snapshot: Snapshot) -> None:
-            nonlocal remembered
-            view.show(snapshot)
-            if snapshot.trials and time.monotonic() - remembered > _REMEMBER_EVERY:
-                remembered = time.monotonic()
-                study.remember(snapshot)
+    def show(snapshot: Snapshot) -> None:
+        nonlocal remembered
+        watcher.show(snapshot)
+        if snapshot.trials and time.monotonic() - remembered > _REMEMBER_EVERY:
+            remembered = time.monotonic()
+            study.remember(snapshot)
 
-        submission = submit(broker, spec)
-        try:
-            return follow(
-                broker, spec.name, submission=submission, show=show, check=service.check,
-                rest=True,
-            )  # fmt: skip
-        except redis.RedisError as error:
-            service.check()
-            raise JustrightError(f"the embedded Redis does not answer: {error}") from None
+    submission = submit(broker, spec)
+    try:
+        return watch(
+            broker, spec.name, submission=submission, show=show, check=service.check, rest=True
+        )
+    except redis.RedisError as error:
+        service.check()
+        raise JustrightError(f"the embedded Redis does not answer: {error}") from None
 
 
 def _end(service: LocalService, study: LocalStudy) -> bool:
     """End all processes, and keep the study unless nothing was trained; whether it is kept."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # once is enough, and it does not take long
     last = service.stop()
     paused = last is not None and last.state == StudyState.PAUSED
     if not study.has_trials() and not paused:
@@ -104,12 +112,3 @@ def _end(service: LocalService, study: LocalStudy) -> bool:
     if last is not None:
         study.remember(last)
     return True
-
-
-def _raise_on_signals() -> None:
-    def terminate(number: int, _frame: FrameType | None) -> None:
-        raise Terminated(number)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
-            signal.signal(number, terminate)

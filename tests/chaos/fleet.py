@@ -13,7 +13,7 @@ from pathlib import Path
 
 import redis
 
-from justright.local.service import redis_server
+from justright.local.embedded_redis import redis_server
 from tests.chaos.proxy import Proxy
 from tests.helpers.commands import SECRET
 from tests.helpers.servers import free_port

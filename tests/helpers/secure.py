@@ -26,7 +26,7 @@ import redis
 import trustme
 
 from deploy import lint
-from justright.local.service import redis_server
+from justright.local.embedded_redis import redis_server
 from tests.helpers.servers import free_port
 
 ACL = lint.ROOT / "deploy" / "redis.acl"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import redis
 
-from justright.local.service import redis_server
+from justright.local.embedded_redis import redis_server
 
 _PATIENCE = 20.0
 

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from justright.brokers.memory import MemoryBroker
 from justright.brokers.redis import RedisBroker, connect
-from justright.cli.view import print_answer, status_tables, trial_table
+from justright.cli.live import status_tables, trial_table
+from justright.cli.plain import print_answer
 from justright.failures import Failure, FailureKind
 from justright.lifecycle import StudyState, TrialState
 from justright.messages import Snapshot, Submit, TrialView

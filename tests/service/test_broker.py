@@ -99,14 +99,14 @@ def test_jobs_are_taken_in_their_order_and_from_their_pool(house: House) -> None
 
 def test_the_places_of_a_job(house: House) -> None:
     def places() -> dict[str, str]:
-        return dict(house.broker.places(["job-0", "job-1"], "p"))
+        return dict(house.broker.locate(["job-0", "job-1"], "p"))
 
-    assert house.broker.places([], "p") == {}
+    assert house.broker.locate([], "p") == {}
     assert places() == {"job-0": "missing", "job-1": "missing"}
     house.broker.dispatch(a_job(0), "p")
     house.broker.dispatch(a_job(1), "p")
     assert places() == {"job-0": "queued", "job-1": "queued"}
-    assert house.broker.places(["job-0"], "other") == {"job-0": "missing"}
+    assert house.broker.locate(["job-0"], "other") == {"job-0": "missing"}
     assert house.take("p") == a_job(0)
     house.broker.beat(a_worker(job="job-0"), LONG)
     assert places() == {"job-0": "leased", "job-1": "queued"}
@@ -116,11 +116,11 @@ def test_the_places_of_a_job(house: House) -> None:
 
 def test_a_lease_ends_with_its_heartbeats(house: House) -> None:
     house.broker.beat(a_worker(job="job-0"), SHORT)
-    house.until(lambda: house.broker.places(["job-0"], "p") == {"job-0": "missing"})
+    house.until(lambda: house.broker.locate(["job-0"], "p") == {"job-0": "missing"})
     house.broker.beat(a_worker(job="job-0"), SHORT)
     house.broker.beat(a_worker(job="job-0"), LONG)
     house.wait()
-    assert house.broker.places(["job-0"], "p") == {"job-0": "leased"}
+    assert house.broker.locate(["job-0"], "p") == {"job-0": "leased"}
 
 
 def test_a_job_that_is_withdrawn_is_not_taken(house: House) -> None:
@@ -129,7 +129,7 @@ def test_a_job_that_is_withdrawn_is_not_taken(house: House) -> None:
     for _ in range(2):
         house.broker.withdraw("job-0", "p")
     house.broker.withdraw("unheard-of", "empty")
-    assert house.broker.places(["job-0"], "p") == {"job-0": "missing"}
+    assert house.broker.locate(["job-0"], "p") == {"job-0": "missing"}
     assert house.take("p") == a_job(1)
     assert house.take("p") is None
 
@@ -139,12 +139,12 @@ def test_a_job_that_is_taken_cannot_be_withdrawn(house: House) -> None:
     house.take("p")
     house.broker.beat(a_worker(job="job-0"), LONG)
     house.broker.withdraw("job-0", "p")
-    assert house.broker.places(["job-0"], "p") == {"job-0": "leased"}
+    assert house.broker.locate(["job-0"], "p") == {"job-0": "leased"}
 
 
 def test_a_job_is_begun_once(house: House) -> None:
     assert house.broker.claim("job-0", "w", LONG)
-    assert house.broker.places(["job-0"], "p") == {"job-0": "leased"}
+    assert house.broker.locate(["job-0"], "p") == {"job-0": "leased"}
     assert not house.broker.claim("job-0", "w", LONG)
     assert not house.broker.claim("job-0", "other", LONG)
     assert house.broker.claim("job-1", "w", LONG)
@@ -155,10 +155,10 @@ def test_a_job_is_begun_once(house: House) -> None:
 
 def test_a_claim_ends_like_a_lease_and_is_not_given_again(house: House) -> None:
     assert house.broker.claim("job-0", "w", SHORT)
-    house.until(lambda: house.broker.places(["job-0"], "p") == {"job-0": "missing"})
+    house.until(lambda: house.broker.locate(["job-0"], "p") == {"job-0": "missing"})
     assert not house.broker.claim("job-0", "other", LONG)
     assert house.broker.beat(a_worker(job="job-0"), LONG), "it was late, and nobody has minded"
-    assert house.broker.places(["job-0"], "p") == {"job-0": "leased"}
+    assert house.broker.locate(["job-0"], "p") == {"job-0": "leased"}
 
 
 def test_a_job_that_is_taken_back_is_nobodys(house: House) -> None:
@@ -166,15 +166,15 @@ def test_a_job_that_is_taken_back_is_nobodys(house: House) -> None:
     assert house.broker.beat(a_worker(job="job-0"), LONG)
     house.broker.revoke([])
     house.broker.revoke(["job-0", "job-1"])
-    assert house.broker.places(["job-0"], "p") == {"job-0": "missing"}
+    assert house.broker.locate(["job-0"], "p") == {"job-0": "missing"}
     for _ in range(2):
         assert not house.broker.beat(a_worker(job="job-0"), LONG)
-    assert house.broker.places(["job-0"], "p") == {"job-0": "missing"}
+    assert house.broker.locate(["job-0"], "p") == {"job-0": "missing"}
     house.broker.leave(a_worker(job="job-0"))
     for job in ("job-0", "job-1"):
         assert not house.broker.claim(job, "w", LONG)
         assert not house.broker.claim(job, "other", LONG)
-    assert house.broker.places(["job-0", "job-1"], "p") == {"job-0": "missing", "job-1": "missing"}
+    assert house.broker.locate(["job-0", "job-1"], "p") == {"job-0": "missing", "job-1": "missing"}
     assert house.broker.claim("job-2", "w", LONG)
     assert house.broker.beat(a_worker(), LONG), "a worker without a job has lost nothing"
 

@@ -345,7 +345,7 @@ def test_the_dashboard_service_is_healthy(
 
 def test_redis_takes_its_configuration(tmp_path: Path) -> None:
     """AOF on, nothing evicted, and nothing without the password; as the healthcheck sees it."""
-    from justright.local.service import redis_server
+    from justright.local.embedded_redis import redis_server
 
     port = free_port()
     document = yaml.safe_load((ROOT / "compose.yaml").read_text())

@@ -335,7 +335,7 @@ def test_a_full_disk_under_the_journal_ends_the_orchestrator_with_clear_words(
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
         "sys.argv = ['justright', 'orchestrator'];"
-        "from justright.cli.commands import main; main()"
+        "from justright.cli.main import main; main()"
     )
     with serving(*work, log=tmp_path / "worker.log", env=env):
         submit = ("submit", f"{tmp_path}/task.py:Tiny", "--name", "s", "--set", "fault=nothing")

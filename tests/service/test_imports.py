@@ -28,7 +28,7 @@ settings.Settings.model_fields["redis_url"].default = SecretStr(sys.argv.pop(1))
 settings.Settings.model_rebuild(force=True)
 loaded = sys.argv.pop(1)
 atexit.register(lambda: open(loaded, "w").write(json.dumps(sorted(sys.modules))))
-from justright.cli.commands import main
+from justright.cli.main import main
 main()
 """
 
@@ -68,7 +68,7 @@ def test_a_light_command_loads_neither_torch_nor_optuna(
     done, modules = modules_after(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     assert shows in done.stdout
-    assert "justright.cli.commands" in modules
+    assert "justright.cli.main" in modules
     assert not modules & {"torch", "optuna", "numpy", "orchestrator", "worker"}
 
 

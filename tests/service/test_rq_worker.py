@@ -222,7 +222,7 @@ def test_a_program_ends_with_whoever_ran_it(bench: Bench, victim: str) -> None:
 def test_a_worker_that_is_asked_to_leave_returns_its_trials(bench: Bench, number: int) -> None:
     bench.dispatch("j1", trials=2, sleep=600.0)
     child = bench.begun()
-    assert bench.broker.places(["j1"], "default") == {"j1": "leased"}
+    assert bench.broker.locate(["j1"], "default") == {"j1": "leased"}
     bench.worker.send_signal(number)
     assert bench.worker.wait(timeout=PATIENCE) == 0
     told = failures(bench.heard(Outcome, "j1", count=2))
@@ -244,4 +244,4 @@ def test_an_idle_worker_leaves_at_once_and_leaves_the_queue_alone(bench: Bench) 
     bench.dispatch("j2")
     assert not runs(child)
     assert bench.broker.workers() == []
-    assert bench.broker.places(["j2"], "default") == {"j2": "queued"}
+    assert bench.broker.locate(["j2"], "default") == {"j2": "queued"}

@@ -17,7 +17,8 @@ from rq.registry import StartedJobRegistry
 
 from deploy import lint
 from justright.brokers.queue import enqueue, pool_queue
-from justright.brokers.redis import REPORTS, RedisBroker, connect
+from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.redis_keys import REPORTS
 from justright.messages import InspectJob
 from justright.signing import Signer
 from tests.helpers.brokers import TASK

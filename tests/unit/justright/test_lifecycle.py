@@ -57,7 +57,7 @@ def reachable(begin: TrialState | None) -> set[TrialState]:
 
 def test_every_letter_is_known_here() -> None:
     assert set(TRANSITIONS) == set(ARROWS)
-    assert all(transition.letter == letter for letter, transition in TRANSITIONS.items())
+    assert all(arrow.letter == letter for letter, arrow in TRANSITIONS.items())
 
 
 @pytest.mark.parametrize(("state", "letter"), EVERY_STEP)

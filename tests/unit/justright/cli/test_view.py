@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
-from justright.cli.view import LineView, print_answer, sparkline, status_tables, trial_table
+from justright.cli.live import sparkline, status_tables, trial_table
+from justright.cli.plain import LineView, print_answer
 from justright.failures import Failure, FailureKind
 from justright.lifecycle import StudyState, TrialState
 from justright.messages import Answer, Snapshot, TrialView, WorkerInfo
