@@ -13,7 +13,8 @@ import uuid
 import redis
 
 from justright.broker import Broker
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from justright.errors import StorageBusy, StorageError, StorageLost
 from justright.logs import event
 from justright.processes import end_within

@@ -172,8 +172,9 @@ def _run_one(
 
 
 def _serve(settings: Settings, info: WorkerInfo, child: Child, memory: float) -> int:
+    from justright.brokers.connection import connect
     from justright.brokers.queue import pool_queue
-    from justright.brokers.redis import RedisBroker, connect
+    from justright.brokers.redis import RedisBroker
     from justright.messages import Hello
     from worker.parent.heartbeat import Heartbeat
     from worker.parent.rq_worker import WarmWorker, await_child

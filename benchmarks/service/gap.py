@@ -21,7 +21,8 @@ from typing import IO, TYPE_CHECKING
 import redis
 from rq import Queue
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from justright.messages import TrainJob, TrialWork
 from justright.signing import Signer
 from justright.spec import TaskRef

@@ -21,7 +21,8 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from justright.messages import Cancel, Snapshot, Submit
 from justright.settings import Settings
 from justright.spec import StudySpec, TaskRef

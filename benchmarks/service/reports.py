@@ -20,8 +20,9 @@ import redis
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from justright.brokers.connection import connect
 from justright.brokers.queue import pool_queue
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.redis import RedisBroker
 from justright.messages import (
     Event,
     Inspection,

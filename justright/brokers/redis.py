@@ -10,7 +10,6 @@ from typing import Any, TypeVar, cast
 import redis
 
 from justright.broker import AT_MOST, Broker, JobPlace
-from justright.brokers.connection import connect
 from justright.brokers.redis_keys import (
     CLAIM,
     COMMANDS,
@@ -42,8 +41,6 @@ from justright.messages import (
     decode_as,
 )
 from justright.signing import VALID, Signer
-
-__all__ = ["RedisBroker", "connect"]
 
 log = logging.getLogger(__name__)
 

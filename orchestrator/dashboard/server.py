@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from justright.errors import JustrightError, StorageError, UsageError
-from justright.settings import Settings
+from justright.settings import JOURNAL, STUDIES, Settings
 from orchestrator.storage.journal import GroupCommitJournal
 from orchestrator.storage.ledger import open_database, replayed
 from orchestrator.storage.notes import renumbered
@@ -143,7 +143,7 @@ def open_for_reading(settings: Settings) -> BaseStorage:
 
 
 def _local_journals(state: Path) -> list[Path]:
-    found = [state / "journal.log", *sorted((state / "studies").glob("*/journal.log"))]
+    found = [state / JOURNAL, *sorted((state / STUDIES).glob(f"*/{JOURNAL}"))]
     return [path for path in found if path.is_file()]
 
 

@@ -14,7 +14,8 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from justright.lifecycle import STUDY_FINISHED
 from justright.messages import Submit
 from justright.spec import StudySpec, TaskRef

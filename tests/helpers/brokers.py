@@ -11,9 +11,10 @@ from rq import Queue
 from rq.serializers import JSONSerializer
 
 from justright.broker import Broker
+from justright.brokers.connection import connect
 from justright.brokers.memory import MemoryBroker
 from justright.brokers.queue import TrainingJob, pool_queue
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.redis import RedisBroker
 from justright.lifecycle import StudyState
 from justright.messages import (
     Command,

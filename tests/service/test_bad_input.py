@@ -13,8 +13,9 @@ import optuna
 import pytest
 from rich.console import Console
 
+from justright.brokers.connection import connect
 from justright.brokers.memory import MemoryBroker
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.redis import RedisBroker
 from justright.cli.live import status_tables, trial_table
 from justright.cli.plain import print_answer
 from justright.failures import Failure, FailureKind

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 import redis
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from justright.failures import FailureKind
 from justright.lifecycle import STUDY_FINISHED, TrialState
 from justright.messages import Snapshot

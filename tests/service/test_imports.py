@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from tests.helpers.commands import EXAMPLES, SIGNER, serving
 from tests.helpers.servers import free_port
 

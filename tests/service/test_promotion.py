@@ -10,7 +10,8 @@ import optuna
 import pytest
 import torch
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from justright.lifecycle import StudyState, TrialState
 from justright.messages import Pause, Resume, Snapshot, Submit, TrainJob, TrialWork
 from justright.settings import Settings

@@ -22,8 +22,9 @@ from rq.serializers import JSONSerializer
 from rq.timeouts import BaseDeathPenalty
 from rq.webhook import Webhook
 
+from justright.brokers.connection import connect
 from justright.brokers.queue import FUNCTION, TrainingJob, enqueue, pool_queue, withdraw
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.redis import RedisBroker
 from justright.errors import RefusedJob
 from justright.messages import Event, Inspection, InspectJob, Job, Refused, TrainJob, TrialWork
 from justright.signing import VALID, Signer

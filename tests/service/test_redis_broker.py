@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import redis
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from justright.brokers.redis_keys import COMMANDS, REPORTS, WORKERS, decisions_key, worker_key
 from justright.errors import UsageError
 from justright.messages import Cancel, Hello

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from justright.failures import Failure, FailureKind
 from justright.messages import (
     Inspection,

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from justright.settings import SECRETS
 from tests.helpers.commands import EXAMPLES, SECRET, SIGNER, await_true, justright, serving
 from tests.helpers.secure import ROLES, SecureRedis, secure_redis

@@ -16,8 +16,9 @@ import trustme
 from rq.registry import StartedJobRegistry
 
 from deploy import lint
+from justright.brokers.connection import connect
 from justright.brokers.queue import enqueue, pool_queue
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.redis import RedisBroker
 from justright.brokers.redis_keys import REPORTS
 from justright.messages import InspectJob
 from justright.signing import Signer

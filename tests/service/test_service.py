@@ -17,7 +17,8 @@ from typing import Any
 import optuna
 import pytest
 
-from justright.brokers.redis import RedisBroker, connect
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
 from tests.helpers.commands import EXAMPLES, SIGNER, await_true, justright, serving
 from tests.helpers.servers import Postgres, free_port
 
