@@ -46,7 +46,8 @@ class Variational(Problem):
         pixels, mean, spread = output.split([64, self.code, self.code], dim=1)
         rebuilt = functional.binary_cross_entropy_with_logits(pixels, target) * 64
         apart = 0.5 * (mean.square() + spread.exp() - 1 - spread).sum(1).mean()
-        return rebuilt + apart
+        loss: torch.Tensor = rebuilt + apart
+        return loss
 
 
 class VariationalMean(Variational):
@@ -57,7 +58,8 @@ class VariationalMean(Variational):
     def loss(self, output: Any, target: Any) -> torch.Tensor:
         pixels, mean, spread = output.split([64, self.code, self.code], dim=1)
         apart = 0.5 * (mean.square() + spread.exp() - 1 - spread).sum(1).mean()
-        return functional.mse_loss(pixels, target) + 1e-3 * apart
+        loss: torch.Tensor = functional.mse_loss(pixels, target) + 1e-3 * apart
+        return loss
 
 
 class _Coder(nn.Module):

@@ -59,7 +59,7 @@ class Truth:
     """The mean lowest loss of full trainings, over log rate."""
 
     def __init__(self, trainer: TaskTrainer) -> None:
-        spread = np.linspace(math.log10(LOW), math.log10(HIGH), RATES)
+        spread = np.linspace(math.log10(LOW), math.log10(HIGH), RATES).tolist()
         known = dict(zip(spread, self._losses(trainer, spread), strict=True))
         best = min(known, key=lambda x: known[x])
         fine = [x for x in np.arange(best - 0.5, best + 0.501, _FINE) if x not in known]

@@ -117,7 +117,7 @@ def train_together(
     params: Mapping[str, Any] | None = None,
 ) -> list[list[float | None]]:
     """The losses of these (rate, seed) of one seed, trained together with these settings."""
-    about = {"params": dict(params or {}), "attempt": 1}
+    about: dict[str, Any] = {"params": dict(params or {}), "attempt": 1}
     works = (TrialWork(number=n, lr=lr, seed=s, **about) for n, (lr, s) in enumerate(runs))
     trials = [trainer.start(work) for work in works]
     losses: list[list[float | None]] = [[_short(trainer.initial_loss)] for _ in trials]

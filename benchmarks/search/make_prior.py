@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.search.freeze_thaw.curve_model import DEAD, FRACTIONS, LOWEST, RATES, SPACING
+from orchestrator.search.freeze_thaw.library import DEAD, FRACTIONS, LOWEST, RATES, SPACING
 
 _SHARES = (1.0, 0.5, 0.25)  # of a horizon, as tasks of their own
 _SHORTEST = 8  # epochs

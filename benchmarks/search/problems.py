@@ -251,7 +251,7 @@ class _Bowl(nn.Module):
         self.register_buffer("curvature", values)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 0.5 * ((self.point - x).square() * self.curvature).sum(1)  # type: ignore[no-any-return]
+        return 0.5 * ((self.point - x).square() * self.curvature).sum(1)
 
 
 class Factors(Problem):

@@ -98,7 +98,10 @@ class Replay:
         job = self._run.next_job(self._lanes, 1, _new_id)
         assert job is not None
         plan = LanePlan(lanes=self._lanes)
-        about = {"epochs": self._task.horizon, "initial_loss": self._task.initial_loss}
+        about: dict[str, Any] = {
+            "epochs": self._task.horizon,
+            "initial_loss": self._task.initial_loss,
+        }
         self._run.apply(Inspection(study=job.study, job=job.id, plan=plan, **about))
 
     def result(self) -> Result:
@@ -163,7 +166,11 @@ class Replay:
                 self._steps[work.number] = step
                 self._epochs += 1
                 loss = curves[work.number][step]
-                ids = {"study": job.study, "trial": work.number, "attempt": work.attempt}
+                ids: dict[str, Any] = {
+                    "study": job.study,
+                    "trial": work.number,
+                    "attempt": work.attempt,
+                }
                 dead = not math.isfinite(loss)
                 self._run.apply(Report(step=step, loss=None if dead else loss, **ids))
                 if dead or step == until:
@@ -184,7 +191,11 @@ class Replay:
         told = {n: d for n, d in self._run.drain().decisions.items() if n in attempts}
         for number, decision in told.items():
             if decision.attempt == attempts[number]:
-                ids = {"study": job.study, "trial": number, "attempt": attempts[number]}
+                ids: dict[str, Any] = {
+                    "study": job.study,
+                    "trial": number,
+                    "attempt": attempts[number],
+                }
                 self._run.apply(Outcome(kind=OutcomeKind.STOPPED, step=step, **ids))
         return set(told)
 

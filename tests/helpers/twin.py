@@ -112,7 +112,12 @@ class TwinWorker:
     def _one_step(self, job: TrainJob, work: TrialWork) -> None:
         step = self.steps[work.number] = self.steps[work.number] + 1
         loss = self.loss_of(work, step)
-        base = {"study": job.study, "trial": work.number, "attempt": work.attempt, "step": step}
+        base: dict[str, Any] = {
+            "study": job.study,
+            "trial": work.number,
+            "attempt": work.attempt,
+            "step": step,
+        }
         until = min(job.until or HORIZON, HORIZON)
         found = self.broker.exchange([Report(loss=loss, **base)], job.study, [work.number])
         decision = found.get(work.number)

@@ -13,14 +13,14 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 
 from justright.errors import StorageError
 from orchestrator.storage.ledger import open_ledger
 from tests.helpers.commands import justright, serving
 from tests.helpers.servers import free_port
 
-SPACE = {"lr": FloatDistribution(1e-6, 10.0, log=True)}
+SPACE: dict[str, BaseDistribution] = {"lr": FloatDistribution(1e-6, 10.0, log=True)}
 
 
 def train(study: optuna.Study, loss: float) -> None:

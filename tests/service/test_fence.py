@@ -8,13 +8,13 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 
 from justright.errors import StorageLost
 from orchestrator.storage.fence import take_over
 from orchestrator.storage.ledger import SPEC, STATE, Ledger, open_database, open_ledger
 
-LR = {"lr": FloatDistribution(1e-5, 1.0, log=True)}
+LR: dict[str, BaseDistribution] = {"lr": FloatDistribution(1e-5, 1.0, log=True)}
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

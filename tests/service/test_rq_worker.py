@@ -106,7 +106,10 @@ class Bench:
             self.events += self.broker.receive(0.05)
             return [e for e in self.events if isinstance(e, kind) and e.study == study]
 
-        return await_true(lambda: len(look()) >= count and look(), f"{kind.__name__} of {study}")
+        found: list[Any] = await_true(
+            lambda: len(look()) >= count and look(), f"{kind.__name__} of {study}"
+        )
+        return found
 
     def pids(self) -> list[int]:
         """The processes that built a model, in their order."""

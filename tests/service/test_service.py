@@ -16,6 +16,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 
 from justright.brokers.connection import connect
 from justright.brokers.redis import RedisBroker
@@ -62,7 +63,7 @@ def test_a_fleet_answers_on_the_journal(tmp_path: Path, clean_redis: str) -> Non
     journal = tmp_path / "journal.log"
     env = {"JUSTRIGHT_REDIS_URL": clean_redis, "JUSTRIGHT_STORAGE": str(journal)}
     answer = run_study(tmp_path, env)
-    backend = optuna.storages.journal.JournalFileBackend(str(journal))
+    backend = JournalFileBackend(str(journal))
     storage = optuna.storages.JournalStorage(backend)
     check_ledger(optuna.load_study(study_name="e2e", storage=storage), answer)
 

@@ -37,14 +37,23 @@ def lines(stream: io.StringIO) -> list[str]:
     return stream.getvalue().splitlines()
 
 
+class Kept(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self, seen: list[logging.LogRecord]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._seen.append(record)
+
+
 def formatted(formatter: logging.Formatter, what: str, **about: str | float | None) -> str:
     """One event as a formatter writes it, without any handler."""
     seen: list[logging.LogRecord] = []
     logger = logging.Logger("ours")
-    handler = logging.Handler()
-    handler.emit = seen.append  # type: ignore[method-assign]
-    logger.addHandler(handler)
-    event(logger, what, **about)
+    logger.addHandler(Kept(seen))
+    event(logger, what, level=logging.INFO, **about)
     return formatter.format(seen[0])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from itertools import product
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
@@ -160,14 +160,20 @@ def test_a_job_of_the_first_edition(changes: dict[str, Any], kind: type[Message]
     sent = json.loads(job.encode())
     assert sent.items() <= written.items(), "the first edition reads it: names and values are its"
     missing = written.keys() - sent.keys()
-    defaults = {"epochs": None, "until": None, "seed": 0, "metric": None, "tidy": False}
+    defaults: dict[str, Any] = {
+        "epochs": None,
+        "until": None,
+        "seed": 0,
+        "metric": None,
+        "tidy": False,
+    }
     defaults |= {"trials": [], "plan": FIRST["plan"], "search": [], "lanes": None, "most": 1}
     ignored = {"epochs", "seed"} if kind is TidyJob else set()
     assert all(written[name] == defaults[name] for name in missing - ignored)
 
 
 def test_a_job_to_train_has_trials() -> None:
-    for trials in (None, {}, ""):
+    for trials in cast(tuple[Any, ...], (None, {}, "")):
         with pytest.raises(MessageError, match=r"job\.train\.trials: "):
             decode(json.dumps(FIRST | {"trials": trials}))
     with pytest.raises(MessageError, match="found a report message, expected a job"):

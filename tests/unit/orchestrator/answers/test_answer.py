@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def answer_of(results: list[Result], **values: Any) -> Answer:
     return make_answer("s", state, reason, results, **{**about, **values})
 
 
-def done(losses: dict[float, float | list[float]], **values: Any) -> list[Result]:
+def done(losses: Mapping[float, float | list[float]], **values: Any) -> list[Result]:
     """Complete trials: a loss for each rate, or one for each of its replicates."""
     results: list[Result] = []
     for lr, found in losses.items():
@@ -73,7 +74,7 @@ def test_everything_is_counted() -> None:
 
 def test_without_a_complete_trial_there_is_no_answer() -> None:
     answer = answer_of([diverged(0, 0.1), ended(1, 0.01)], horizon=None)
-    assert answer.best_lr is answer.loss is answer.loss_interval is answer.plateau is None
+    assert (answer.best_lr, answer.loss, answer.loss_interval, answer.plateau) == (None,) * 4
     assert answer.params == {}
     assert answer.edge_of_stability == 0.1
     assert answer.full_trainings is None

@@ -9,7 +9,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from justright.messages import Inspection
@@ -45,7 +45,7 @@ def propose(trials: Sequence[FrozenTrial], count: int = 1, seed: int = 0) -> lis
     """The decades of the next proposals, all made before any of them has ended."""
     study = optuna.create_study(sampler=BisectionSampler(seed))
     study.add_trials(trials)
-    space = {"lr": FloatDistribution(LOW, HIGH, log=True)}
+    space: dict[str, BaseDistribution] = {"lr": FloatDistribution(LOW, HIGH, log=True)}
     return [math.log10(study.ask(space).params["lr"]) for _ in range(count)]
 
 
@@ -115,7 +115,7 @@ def test_many_proposals_at_once_are_all_different_and_in_range(
 def test_a_rate_is_never_outside_of_the_range(low: float, seed: int) -> None:
     """Not even by the last bit, which an objective's own range would refuse."""
     study = optuna.create_study(sampler=BisectionSampler(seed))
-    space = {"lr": FloatDistribution(low, low * 1.5, log=True)}
+    space: dict[str, BaseDistribution] = {"lr": FloatDistribution(low, low * 1.5, log=True)}
     cold = study.ask({"lr": FloatDistribution(low, low, log=True)})  # the cold end itself
     cold.set_user_attr(ledger.DIVERGED, "not finite")
     study.tell(cold, state=TrialState.PRUNED)

@@ -14,7 +14,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from justright.lifecycle import StudyState
 from justright.messages import Snapshot, TrialWork
-from orchestrator.answers.importance import as_complete, importance
+from orchestrator.answers.importance import importance
+from orchestrator.search.lessons import as_complete
 from orchestrator.search.rate_first import at_share, base_values, moved
 from orchestrator.storage import ledger
 from tests.helpers.twin import HORIZON, House, TwinWorker, bowl, check, told
@@ -91,6 +92,7 @@ def test_the_rate_first_then_all_together(tmp_path: Path, workers: int, lanes: i
     assert list(answer.importance) == ["lr", "schedule", "weight_decay"]
     assert sum(answer.importance.values()) == pytest.approx(1, abs=0.01)
     assert answer.plateau is not None
+    assert answer.best_lr is not None
     assert answer.plateau[0] <= answer.best_lr <= answer.plateau[1]
     assert answer.loss_interval is not None
     assert answer.loss is not None

@@ -142,7 +142,7 @@ def test_an_outcome_brings_the_losses_that_no_report_brought(tmp_path: Path) -> 
     house = House(tmp_path, workers=0)
     job = a_running_job(house)
     work = job.trials[0]
-    base = {"study": "s", "trial": work.number, "attempt": work.attempt}
+    base: dict[str, Any] = {"study": "s", "trial": work.number, "attempt": work.attempt}
     house.broker.exchange([Report(step=1, loss=1.0, **base)])
     losses = tuple((step, 1.0 / step) for step in range(1, HORIZON + 1))
     outcome = Outcome(kind=OutcomeKind.COMPLETE, step=HORIZON, losses=losses, **base)
@@ -289,7 +289,7 @@ def test_a_pause_that_is_delivered_twice_is_one(tmp_path: Path) -> None:
     turn_until(house, lambda s: len(running(s)) == 2)
     rest(house)
     for trial in snapshot(house).trials:
-        base = {"study": "s", "trial": trial.number, "attempt": trial.attempt}
+        base: dict[str, Any] = {"study": "s", "trial": trial.number, "attempt": trial.attempt}
         lost = Failure(kind=FailureKind.CRASHED, message="m")
         house.broker.exchange(
             [
@@ -331,7 +331,7 @@ def test_what_gets_nowhere_counts_whatever_its_reason(tmp_path: Path) -> None:
     job = a_running_job(house)
     full = Failure(kind=FailureKind.MEMORY, message="beyond its limit", counts=False)
     for attempt in (1, 2, 3, 4):
-        base = {"study": "s", "trial": 0, "attempt": attempt}
+        base: dict[str, Any] = {"study": "s", "trial": 0, "attempt": attempt}
         if attempt > 1:
             turn_until_queued(house)
         house.broker.exchange(

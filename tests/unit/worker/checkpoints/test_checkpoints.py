@@ -57,7 +57,7 @@ def checkpoints(folder: Path, attempt: int = 1, every: float = 1e9) -> Checkpoin
 def stir() -> None:
     """What another process, or another trial in this one, does to the generators."""
     for generator in (random, np.random, torch):
-        generator.manual_seed(99) if generator is torch else generator.seed(99)  # type: ignore
+        generator.manual_seed(99) if generator is torch else generator.seed(99)
 
 
 def go_on(trainer: TaskTrainer, trial: TrialTraining, stops: set[Place]) -> tuple[Losses, bool]:

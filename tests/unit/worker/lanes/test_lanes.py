@@ -60,11 +60,13 @@ def adamw(parameters: Any, lr: float) -> torch.optim.Optimizer:
 
 def groups(parameters: Any, lr: float) -> torch.optim.Optimizer:
     """No decay for biases, and a head that learns more slowly."""
-    several = list(parameters)
+    several: list[torch.nn.Parameter] = list(parameters)
     flat, matrices = [p for p in several if p.ndim < 2], [p for p in several if p.ndim >= 2]
-    return torch.optim.AdamW(
-        [{"params": flat, "weight_decay": 0.0, "lr": lr / 3}, {"params": matrices}], lr=lr
-    )
+    two: list[dict[str, Any]] = [
+        {"params": flat, "weight_decay": 0.0, "lr": lr / 3},
+        {"params": matrices},
+    ]
+    return torch.optim.AdamW(two, lr=lr)
 
 
 def amsgrad(parameters: Any, lr: float) -> torch.optim.Optimizer:
@@ -128,7 +130,7 @@ def alone(trainer: TaskTrainer, work: TrialWork, steps: int = STEPS) -> list[flo
                 group["lr"] = base * SCHEDULES[str(names)](done)
             optimizer.zero_grad()
             loss = task.loss(model(inputs), targets)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             if task.clip_grad_norm is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), task.clip_grad_norm)
             optimizer.step()

@@ -83,7 +83,7 @@ def by_hand(optimizer: str, params: dict[str, Any], lr: float = 0.02) -> list[fl
             rows = order[at : at + size]
             made.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(x[rows]), y[rows])
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             made.step()
             summed, done = summed + float(loss.detach()) * len(rows), done + 1
         losses.append(summed / SAMPLES)

@@ -35,7 +35,7 @@ class Line(Task):
         self.batches = 0
         return torch.nn.Linear(4, 1)
 
-    def optimizer(parameters: Any, lr: float) -> Any:  # type: ignore[misc,override]
+    def optimizer(parameters: Any, lr: float) -> Any:  # type: ignore[override]
         return torch.optim.SGD(parameters, lr=lr)
 
     def train_data(self) -> Any:

@@ -137,10 +137,10 @@ def test_equal_to_a_plain_torch_loop(name: str) -> None:
         seed(epoch + 1)
         model.train()
         summed = 0.0
-        for rows in torch.randperm(50).split(16):
+        for rows in torch.split(torch.randperm(50), 16):
             loss = torch.nn.functional.cross_entropy(model(INPUTS[rows]), TARGETS[rows])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             scheduler.step()
             summed += loss.item() * len(rows)
@@ -161,11 +161,11 @@ class Recorder(torch.optim.SGD):
     """Keeps the rates of its parameter groups at every step."""
 
     def __init__(self, parameters: Any, lr: float) -> None:
-        weights, biases = (
-            [p for p in parameters if p.ndim > 1],
-            [p for p in parameters if p.ndim < 2],
-        )
-        super().__init__([{"params": weights}, {"params": biases, "lr": lr / 10}], lr=lr)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if p.ndim > 1]},
+            {"params": [p for p in parameters if p.ndim < 2], "lr": lr / 10},
+        ]
+        super().__init__(groups, lr=lr)
         self.rates: list[tuple[float, float]] = []
 
     def step(self, closure: Any = None) -> Any:
@@ -176,7 +176,7 @@ class Recorder(torch.optim.SGD):
 class WithFunction(Small):
     """A function written in the class body, as in the documentation's example."""
 
-    def optimizer(parameters: Any, lr: float) -> Any:  # type: ignore[misc]
+    def optimizer(parameters: Any, lr: float) -> Any:  # type: ignore[override]
         return Recorder(parameters, lr)
 
 
@@ -195,7 +195,7 @@ def test_every_group_follows_the_schedule_at_every_batch(task: Task) -> None:
 
 
 def torch_schedule(name: str, optimizer: torch.optim.Optimizer, steps: int) -> Any:
-    known = torch.optim.lr_scheduler
+    known: Any = torch.optim.lr_scheduler
     return {
         "constant": lambda: known.ConstantLR(optimizer, factor=1.0),
         "linear": lambda: known.LinearLR(optimizer, 1.0, 0.0, total_iters=steps),
