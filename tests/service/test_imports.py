@@ -136,7 +136,7 @@ from pathlib import Path
 import orchestrator.main
 from justright.brokers.memory import MemoryBroker
 from justright.messages import Inspection, InspectJob, Outcome, OutcomeKind, Report, Submit
-from justright.messages import WorkerInfo
+from justright.messages import TrainJob, WorkerInfo
 from justright.settings import load_settings
 from justright.spec import make_spec
 from orchestrator.storage.ledger import open_ledger
@@ -155,6 +155,7 @@ for _ in range(100):
         break
     if isinstance(job, InspectJob):
         broker.exchange([Inspection(study="light", job=job.id, epochs=3, initial_loss=2.0)])
+    if not isinstance(job, TrainJob):
         continue
     for work in job.trials:
         ids = dict(study="light", trial=work.number, attempt=work.attempt)
