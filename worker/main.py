@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from justright.errors import UsageError
-from justright.logs import event
 from justright.processes import die_with_parent
 from justright.settings import Settings
 from worker.parent.limits import GIB, Limits
@@ -190,7 +189,6 @@ def _serve(settings: Settings, info: WorkerInfo, child: Child, memory: float) ->
     queue = pool_queue(info.pool, connect(url, patient=True))
     limits = Limits(settings.lease, settings.grace, memory)
     worker = WarmWorker(queue, broker, settings.signer(), heartbeat, child, limits)
-    event(log, "worker serves", pool=info.pool, worker=info.name)
     worker.work(logging_level="WARNING")
     if not worker.told_to_leave:
         log.error("the worker ends: Redis refuses what it needs (above); start it again")

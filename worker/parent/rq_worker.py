@@ -108,6 +108,12 @@ class WarmWorker(Worker):
             log.warning("Redis knows nothing of job %s any more: %s", job.id, error)
         self.executions.pop(execution.id, None)
 
+    def _install_signal_handlers(self) -> None:
+        super()._install_signal_handlers()  # type: ignore[no-untyped-call]
+        # Not before: whoever has read this may ask the worker to leave.
+        info = self._heartbeat.info
+        event(log, "worker serves", pool=info.pool, worker=info.name)
+
     def subscribe(self) -> None:
         """RQ's remote commands (kill, stop, shut down by anybody on Redis) are not served."""
 
