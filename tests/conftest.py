@@ -10,9 +10,15 @@ from hypothesis import settings
 from tests.helpers.commands import SECRET
 from tests.helpers.servers import Postgres, postgres, postgres_programs, running_redis
 
+# Tests run beside each other: one thread each, for what they start as well.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
 # No test has a time limit as its claim; on a busy machine one slow example says nothing.
 settings.register_profile("justright", deadline=None)
-settings.load_profile("justright")
+settings.register_profile("ci", deadline=None, derandomize=True, database=None)
+settings.register_profile("quick", deadline=None, max_examples=15)  # of ``make unit``
+settings.load_profile("ci" if os.environ.get("CI") else "justright")
 
 
 @pytest.fixture(autouse=True)
