@@ -98,7 +98,7 @@ def ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         process.terminate()
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=60)  # a worker has its grace, 20 s, and more on a busy machine
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
