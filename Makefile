@@ -1,8 +1,9 @@
 # make demo   the learning rate of a small model on real data, end to end
+# make unit   the tests that need no server, in half a minute: for while you edit
 # make test   all tests
 # make check  formatting, lint, types, Dockerfile and compose file
 # make chaos  faults at random points for ROUNDS rounds, every loss compared with a run without
-.PHONY: demo test check chaos clean
+.PHONY: demo unit test check chaos clean
 
 PYTHON ?= python3
 ROUNDS ?= 10
@@ -14,6 +15,9 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 demo: $(VENV)/local.done
 	$(BIN)/justright tune examples/digits.py:Digits --trials 30 --seed 0
+
+unit: $(VENV)/dev.done
+	$(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile quick tests/unit
 
 test: $(VENV)/dev.done
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -26,7 +26,7 @@ from justright.spec import make_spec
 from orchestrator.answers.answer import make_answer
 from orchestrator.reconcile import Reconciler
 from orchestrator.storage.ledger import open_ledger
-from tests.helpers.commands import SIGNER, justright
+from tests.helpers.commands import SIGNER, justright, justright_here
 from tests.helpers.leftovers import processes_of, studies_in
 from tests.helpers.servers import free_port, running_redis
 
@@ -83,9 +83,14 @@ class Desk:
     state: Path
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return justright(
-            *arguments, env={"COLUMNS": "200", "NO_COLOR": "1", **env}, cwd=self.folder, timeout=90
-        )
+        """In a process of its own."""
+        env = {"COLUMNS": "200", "NO_COLOR": "1", **env}
+        return justright(*arguments, env=env, cwd=self.folder, timeout=90)
+
+    def refused(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """What is refused before anything is started: a client's command, or what was typed."""
+        env = {"COLUMNS": "200", "NO_COLOR": "1", **env}
+        return justright_here(*arguments, env=env, cwd=self.folder)
 
     def check_nothing_left(self) -> None:
         assert processes_of(self.state) == []
@@ -135,7 +140,7 @@ WRONG_TASKS: dict[str, tuple[list[str], list[str]]] = {
 def test_a_wrong_task(desk: Desk, task: list[str], parts: list[str]) -> None:
     (desk.tasks / "broken.py").write_text("import justright\nclass Tiny(:\n")
     arguments = [part.replace("{tasks}", str(desk.tasks)) for part in task]
-    check_refused(desk, desk.run("tune", *arguments), 2, *parts)
+    check_refused(desk, desk.refused("tune", *arguments), 2, *parts)
 
 
 WRONG_OPTIONS: dict[str, list[str]] = {
@@ -166,7 +171,7 @@ WRONG_OPTIONS: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("option", WRONG_OPTIONS)
 def test_a_wrong_option(desk: Desk, option: str) -> None:
-    done = desk.run("tune", f"{desk.tasks}/task.py:Tiny", *option.split())
+    done = desk.refused("tune", f"{desk.tasks}/task.py:Tiny", *option.split())
     check_refused(desk, done, 2, *WRONG_OPTIONS[option])
 
 
@@ -198,7 +203,7 @@ WRONG_STUDY_FILES: dict[str, tuple[str, list[str]]] = {
 def test_a_wrong_study_file(desk: Desk, text: str, parts: list[str]) -> None:
     path = desk.tasks / "study.toml"
     path.write_text(text)
-    check_refused(desk, desk.run("tune", str(path)), 2, *parts)
+    check_refused(desk, desk.refused("tune", str(path)), 2, *parts)
 
 
 def test_a_missing_study_file(desk: Desk) -> None:
@@ -223,7 +228,7 @@ WRONG_SERVICES: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("line", WRONG_SERVICES)
 def test_a_wrong_option_of_a_service(desk: Desk, clean_redis: str, line: str) -> None:
-    done = desk.run(*line.split(), JUSTRIGHT_REDIS_URL=clean_redis)
+    done = desk.refused(*line.split(), JUSTRIGHT_REDIS_URL=clean_redis)
     check_refused(desk, done, 2, *WRONG_SERVICES[line])
     assert RedisBroker(connect(clean_redis, patient=False), SIGNER).workers() == []
 
@@ -257,14 +262,14 @@ def test_a_service_without_a_secret(
     ],
 )
 def test_a_wrong_setting(desk: Desk, name: str, value: str) -> None:
-    done = desk.run("tune", f"{desk.tasks}/task.py:Tiny", **{f"JUSTRIGHT_{name}": value})
+    done = desk.refused("tune", f"{desk.tasks}/task.py:Tiny", **{f"JUSTRIGHT_{name}": value})
     check_refused(desk, done, 2, f"JUSTRIGHT_{name}")
 
 
 def test_an_argument_that_cannot_travel(desk: Desk, clean_redis: str) -> None:
     """JSON has no number for it: refused, or sent in a form that the orchestrator can read."""
     task = f"{desk.tasks}/task.py:Tiny"
-    done = desk.run("submit", task, "--set", "x=nan", JUSTRIGHT_REDIS_URL=clean_redis)
+    done = desk.refused("submit", task, "--set", "x=nan", JUSTRIGHT_REDIS_URL=clean_redis)
     if done.returncode == 0:
         broker = RedisBroker(connect(clean_redis, patient=False), SIGNER)
         assert len(broker.receive(wait=0.001)) == 1
@@ -277,21 +282,21 @@ def test_an_argument_that_cannot_travel(desk: Desk, clean_redis: str) -> None:
 
 @pytest.mark.parametrize("command", ["best", "cancel", "pause", "resume", "status"])
 def test_an_unknown_study(desk: Desk, clean_redis: str, command: str) -> None:
-    done = desk.run(command, "typo", JUSTRIGHT_REDIS_URL=clean_redis)
+    done = desk.refused(command, "typo", JUSTRIGHT_REDIS_URL=clean_redis)
     check_refused(desk, done, 2, "'typo'", "no studies yet")
 
 
 @pytest.mark.parametrize("command", ["best", "cancel", "pause", "resume", "status"])
 def test_an_unknown_study_beside_a_known_one(desk: Desk, clean_redis: str, command: str) -> None:
     RedisBroker(connect(clean_redis, patient=False), SIGNER).publish(a_snapshot("known", None))
-    done = desk.run(command, "typo", JUSTRIGHT_REDIS_URL=clean_redis)
+    done = desk.refused(command, "typo", JUSTRIGHT_REDIS_URL=clean_redis)
     check_refused(desk, done, 2, "'typo'", "There are: known")
 
 
 def test_a_name_that_another_study_has(desk: Desk, clean_redis: str) -> None:
     RedisBroker(connect(clean_redis, patient=False), SIGNER).publish(a_snapshot("known"))
     task = f"{desk.tasks}/task.py:Tiny"
-    done = desk.run("submit", task, "--name", "known", JUSTRIGHT_REDIS_URL=clean_redis)
+    done = desk.refused("submit", task, "--name", "known", JUSTRIGHT_REDIS_URL=clean_redis)
     check_refused(desk, done, 2, "known", "task", "another --name")
     assert RedisBroker(connect(clean_redis, patient=False), SIGNER).receive(wait=0.001) == []
 
@@ -358,7 +363,8 @@ def test_words_of_the_user_are_shown_as_they_are(text: str) -> None:
 def test_a_redis_that_is_not_there(desk: Desk, command: str) -> None:
     url = f"redis://:hush@127.0.0.1:{free_port()}/0"
     line = command.replace("{task}", f"{desk.tasks}/task.py:Tiny").split()
-    done = desk.run(*line, JUSTRIGHT_REDIS_URL=url)
+    run = desk.run if command in ("worker", "orchestrator", "status") else desk.refused
+    done = run(*line, JUSTRIGHT_REDIS_URL=url)
     shown = url.replace("hush", "***")
     check_refused(desk, done, 1, f"no Redis answers at {shown}", "JUSTRIGHT_REDIS_URL")
     assert "hush" not in done.stderr
@@ -368,7 +374,7 @@ def test_a_redis_that_never_answers(desk: Desk) -> None:
     """Something listens, and says nothing: a wrong port, or a stopped server."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
-        done = desk.run("status", JUSTRIGHT_REDIS_URL=url)
+        done = desk.refused("status", JUSTRIGHT_REDIS_URL=url)
     check_refused(desk, done, 1, f"no Redis answers at {url}")
 
 
@@ -379,7 +385,7 @@ SECRETS = ["hush", "hu@sh", "hu:sh", "@hush", "hu sh"]
 def test_a_wrong_password_of_redis(desk: Desk, tmp_path: Path, password: str) -> None:
     (tmp_path / "redis").mkdir()
     with running_redis(tmp_path / "redis", password="right", durable=False) as url:
-        done = desk.run("status", JUSTRIGHT_REDIS_URL=url.replace(":right@", f":{password}@"))
+        done = desk.refused("status", JUSTRIGHT_REDIS_URL=url.replace(":right@", f":{password}@"))
     check_refused(desk, done, 1, "refused the password", "JUSTRIGHT_REDIS_URL")
     for part in re.split(r"[@: ]", password):
         assert not part or part not in done.stderr
@@ -388,7 +394,7 @@ def test_a_wrong_password_of_redis(desk: Desk, tmp_path: Path, password: str) ->
 def test_a_missing_password_of_redis(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "redis").mkdir()
     with running_redis(tmp_path / "redis", password="right", durable=False) as url:
-        done = desk.run("status", JUSTRIGHT_REDIS_URL=url.replace(":right@", ""))
+        done = desk.refused("status", JUSTRIGHT_REDIS_URL=url.replace(":right@", ""))
     check_refused(desk, done, 1, "refused the password", "redis://:PASSWORD@HOST:PORT/0")
 
 
@@ -396,7 +402,7 @@ def test_a_missing_password_of_redis(desk: Desk, tmp_path: Path) -> None:
     "url", ["127.0.0.1:6379", "http://127.0.0.1", "redis://127.0.0.1:port/0", ":hush@127.0.0.1"]
 )
 def test_an_address_that_is_none(desk: Desk, url: str) -> None:
-    done = desk.run("status", JUSTRIGHT_REDIS_URL=url)
+    done = desk.refused("status", JUSTRIGHT_REDIS_URL=url)
     check_refused(desk, done, 1, "redis://HOST:PORT/0", "JUSTRIGHT_REDIS_URL")
     assert "hush" not in done.stderr
 
@@ -479,7 +485,7 @@ def test_a_file_that_is_no_journal_stays_as_it_is(
 
 def test_a_state_that_cannot_be(desk: Desk) -> None:
     task = f"{desk.tasks}/task.py"
-    done = desk.run("tune", f"{task}:Tiny", JUSTRIGHT_STATE=f"{task}/state")
+    done = desk.refused("tune", f"{task}:Tiny", JUSTRIGHT_STATE=f"{task}/state")
     check_refused(desk, done, 1, task, "JUSTRIGHT_STATE")
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.search import leave_one_out
-from benchmarks.search.replay import COSTS, replay
+from benchmarks.search.replay import COSTS, main, replay
 from benchmarks.search.replay_curves import CurvesError, CurveTask, read_tasks
 from orchestrator.search.freeze_thaw.library import library
 
@@ -85,16 +85,30 @@ def test_a_search_finds_the_best_of_a_small_task(task: CurveTask, policy: str, l
     assert (again.regret, again.spent) == (found.regret, found.spent)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.search.replay", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+Run = Callable[..., tuple[int, str, str]]
 
 
-def test_what_it_prints(tmp_path: Path) -> None:
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Its command line, here: exit code, output, and errors. Its jobs are processes."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["replay", *arguments, "--jobs", "1"])
+        code = 0
+        try:
+            main()
+        except SystemExit as left:
+            code = int(left.code or 0)
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def test_what_it_prints(tmp_path: Path, run: Run) -> None:
     path = write(tmp_path / "c.json.gz", ENTRIES)
-    done = run(str(path), "--policy", "auto", "--policy", "spread", "--seeds", "2", "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    code, out, err = run(str(path), "--policy", "auto", "--policy", "spread", "--json")
+    assert code == 0, err
+    found = json.loads(out)
     assert set(found["policies"]) == {"auto", "spread"}
     about = found["policies"]["auto"]
     assert set(about) == {"regret", "stop", "seconds_per_decision"}
@@ -102,8 +116,8 @@ def test_what_it_prints(tmp_path: Path) -> None:
     assert set(about["stop"]) == {"full_trainings", "regret", "p90_regret"}
     [first, _] = found["tasks"]
     assert set(first) == {"task", "policy", "regret", "stop"}
-    table = run(str(path), "--policy", "auto", "--lanes", "4")
-    assert "rounds" in table.stdout
+    _, out, _ = run(str(path), "--policy", "auto", "--lanes", "4", "--seeds", "2")
+    assert "rounds" in out
 
 
 @pytest.mark.parametrize(
@@ -115,20 +129,20 @@ def test_what_it_prints(tmp_path: Path) -> None:
     ],
     ids=["empty", "not packed", "no list"],
 )
-def test_a_file_that_is_none(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_none(tmp_path: Path, run: Run, content: bytes, said: str) -> None:
     path = tmp_path / "c.json.gz"
     path.write_bytes(content)
     with pytest.raises(CurvesError):
         read_tasks(path)
-    done = run(str(path))
-    assert done.returncode == 2
-    assert said in done.stderr
+    code, _, err = run(str(path))
+    assert code == 2
+    assert said in err
 
 
-def test_an_unknown_policy(tmp_path: Path) -> None:
-    done = run(str(write(tmp_path / "c.json.gz", ENTRIES)), "--policy", "best")
-    assert done.returncode == 2
-    assert "expected one of auto" in done.stderr
+def test_an_unknown_policy(tmp_path: Path, run: Run) -> None:
+    code, _, err = run(str(write(tmp_path / "c.json.gz", ENTRIES)), "--policy", "best")
+    assert code == 2
+    assert "expected one of auto" in err
 
 
 def test_a_problem_is_left_out_of_its_own_search(task: CurveTask) -> None:

@@ -27,12 +27,13 @@ from orchestrator.dashboard.server import open_for_reading
 from orchestrator.storage.journal import GroupCommitJournal
 from orchestrator.storage.ledger import Ledger, open_ledger
 from tests.helpers.commands import SIGNER
+from tests.helpers.examples import tries
 from tests.unit.worker.checkpoints.test_checkpoints import a_state, signed
 from worker.checkpoints.format import Damaged, pack, unpack
 from worker.parent.child_process import Output
 
 some = settings(
-    max_examples=100,
+    max_examples=tries(100),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 DEEP = 100_000
@@ -346,7 +347,7 @@ def test_a_checkpoint(raw: bytes) -> None:
         unpack(raw)
 
 
-@settings(some, max_examples=300)
+@settings(some, max_examples=tries(300))
 @given(content=st.binary() | mutations(_CONTENT) | mutations(old_format()))
 @example(content=b"")
 @example(content=b"PK\x03\x04")

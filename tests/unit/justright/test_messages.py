@@ -29,6 +29,7 @@ from justright.messages import (
     decode_job,
 )
 from justright.spec import StudySpec, TaskRef
+from tests.helpers.examples import tries
 from tests.helpers.strategies import floats_in, instances, models_in, put
 
 KINDS: tuple[type[Message], ...] = get_args(AnyMessage)
@@ -36,7 +37,7 @@ JOBS: tuple[type[Message], ...] = get_args(Job)
 MODELS: list[type[BaseModel]] = sorted({*models_in(AnyMessage)}, key=lambda model: model.__name__)
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 EACH_KIND = pytest.mark.parametrize("kind", KINDS)
-some = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+some = settings(max_examples=tries(30), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def subclasses(kind: type[Message]) -> set[type[Message]]:

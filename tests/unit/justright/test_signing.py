@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from justright.errors import ExpiredMessage, ForgedMessage, UsageError
 from justright.signing import SHORTEST, VALID, Purpose, Signer
 from tests.helpers.commands import SECRET, SIGNER
+from tests.helpers.examples import tries
 
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 EACH = pytest.mark.parametrize("purpose", PURPOSES)
@@ -135,7 +136,7 @@ def test_the_parts_cannot_be_cut_elsewhere() -> None:
 
 
 @EACH
-@settings(max_examples=50)
+@settings(max_examples=tries(50))
 @given(age=st.floats(min_value=-1e6, max_value=1e8))
 def test_it_is_open_for_its_time(purpose: Purpose, age: float) -> None:
     clock = Clock()

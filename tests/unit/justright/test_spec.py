@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from justright.client.targets import merge, read_arguments, read_target
 from justright.errors import UsageError
 from justright.spec import DEFAULT_LR, StudySpec, TaskRef, differences, make_spec, parse_range
+from tests.helpers.examples import tries
 from tests.helpers.strategies import RATES, SCALARS, instances
 
 # Under these, a study of the same name goes on; everything else makes it another one.
 STOP_RULES = {"trials", "timeout", "target", "replicates", "stall"}
-untimed = settings(deadline=None, max_examples=50)
+untimed = settings(deadline=None, max_examples=tries(50))
 
 
 def a_spec(**values: Any) -> StudySpec:
@@ -109,7 +110,7 @@ def test_a_spec_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize("field", StudySpec.model_fields)
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=tries(10))
 @given(data=st.data())
 def test_what_makes_another_study(field: str, data: DataObject) -> None:
     known, other = data.draw(instances(StudySpec)), data.draw(instances(StudySpec))

@@ -18,6 +18,7 @@ from justright.errors import StorageError, UsageError
 from orchestrator.dashboard.server import JoinedJournals
 from orchestrator.storage.ledger import Ledger, open_ledger
 from orchestrator.storage.notes import save_note
+from tests.helpers.examples import tries
 
 
 def view(storage: BaseStorage) -> dict[str, Any]:
@@ -54,7 +55,7 @@ steps = st.tuples(st.integers(0, 1), st.sampled_from(["create", "drop", "ask", "
                   st.integers(0, 3))  # fmt: skip
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=tries(80))
 @given(st.lists(steps, max_size=30))
 def test_joined_journals_show_what_each_of_them_says(history: list[tuple[int, str, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -19,6 +19,7 @@ from orchestrator.search.optuna.policy import OptunaPolicy
 from orchestrator.search.optuna.pruners import HOPE, HopelessPruner
 from orchestrator.search.policy import SearchContext
 from orchestrator.storage import ledger
+from tests.helpers.examples import tries
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -101,7 +102,7 @@ history = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=tries(60))
 @given(history, st.integers(0, 100))
 def test_many_proposals_at_once_are_all_different_and_in_range(
     trials: list[FrozenTrial], seed: int
@@ -137,7 +138,8 @@ def best_found(centre: float, width: float, cliff: float, at_once: int) -> float
         if not open_trials:
             return best
         number = open_trials.pop(0)
-        distance = math.log10(study.trials[number].params["lr"]) - centre
+        frozen = study.get_trials(deepcopy=False)[number]
+        distance = math.log10(frozen.params["lr"]) - centre
         trial = optuna.Trial(study, number)
         if distance > cliff:
             trial.report(100.0, 1)
@@ -148,7 +150,7 @@ def best_found(centre: float, width: float, cliff: float, at_once: int) -> float
         state = TrialState.COMPLETE
         for step in range(1, HORIZON + 1):
             trial.report(loss + 3 * math.exp(-step / 4), step)
-            if policy.should_stop(study.trials[number]):
+            if policy.should_stop(study.get_trials(deepcopy=False)[number]):
                 state = TrialState.PRUNED
                 break
         study.tell(number, loss if state == TrialState.COMPLETE else None, state=state)
@@ -156,7 +158,7 @@ def best_found(centre: float, width: float, cliff: float, at_once: int) -> float
             best = min(best, loss)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=tries(25))
 @given(
     centre=st.floats(-5, 0.2),
     width=st.floats(0.4, 2),

@@ -13,6 +13,7 @@ from orchestrator.storage import ledger
 from tests.helpers.twin import HORIZON, House, check, told
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+pytestmark = pytest.mark.usefixtures("few_surfaces")
 
 
 def check_thawed(house: House, snapshot: Snapshot) -> None:

@@ -12,6 +12,9 @@ from orchestrator.search.freeze_thaw.library import library
 from orchestrator.search.freeze_thaw.planner import STEP, Planner, grid_of
 from orchestrator.search.loss_curve import LossCurve
 from tests.helpers.curves import Made, regret
+from tests.helpers.examples import tries
+
+pytestmark = pytest.mark.usefixtures("few_surfaces")  # tests/numerics searches with all
 
 LOW, HIGH = -5.0, 1.0
 
@@ -52,8 +55,7 @@ def cost(curves: dict[float, LossCurve], horizon: int) -> float:
     return sum(curve.steps for curve in curves.values()) / horizon
 
 
-@pytest.mark.parametrize("best", [-4.0, -3.1, -2.0, -1.2])
-@pytest.mark.parametrize("horizon", [10, 40, 100])
+@pytest.mark.parametrize(("best", "horizon"), [(-4.0, 10), (-3.1, 40), (-2.0, 100), (-1.2, 10)])
 def test_it_finds_the_bottom_of_a_bowl_for_few_trainings(best: float, horizon: int) -> None:
     task = Made(best=best, wall=best + 1.5, horizon=horizon)
     curves, _ = search(task)
@@ -160,7 +162,7 @@ def test_a_loss_that_never_moves_ends_the_search() -> None:
     horizon=st.sampled_from([1, 2, 5, 30]),
     lanes=st.sampled_from([1, 4, 16]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=tries(25), deadline=None)
 def test_every_search_ends_with_a_whole_training(
     best: float, gap: float, width: float, late: float, horizon: int, lanes: int
 ) -> None:

@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 
 from justright.errors import StorageError
 from orchestrator.storage.journal import GroupCommitJournal
+from tests.helpers.examples import tries
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -227,7 +228,7 @@ operations = st.one_of(
 REFUSED = (KeyError, ValueError, AssertionError, optuna.exceptions.OptunaError)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=tries(150), deadline=None)
 @given(st.lists(operations, max_size=40))
 def test_reopened_it_says_what_was_in_memory(history: list[tuple[Any, ...]]) -> None:
     """Whatever was done, also in vain: an operation that Optuna refuses is in its journals too."""

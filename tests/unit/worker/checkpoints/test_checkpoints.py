@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import os
 import pickle
 import random
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,49 +147,6 @@ def test_at_every_batch(tmp_path: Path) -> None:
     task = example("diabetes.py:Diabetes", optimizer="adamw", batch_size=64)
     stops = {(epoch, batch) for epoch in range(EPOCHS) for batch in range(6)} - {(0, 0)}
     check_goes_on(lambda: TaskTrainer(task, CPU, EPOCHS), tmp_path, stops)
-
-
-# -- in another process ----------------------------------------------------------------------------
-
-PROCESS = """
-import json, sys
-from pathlib import Path
-from tests.unit.worker.checkpoints.test_checkpoints import (
-    CPU, EPOCHS, checkpoints, example, go_on, work,
-)
-from worker.training.trainer import TaskTrainer
-
-name, folder = sys.argv[1:]
-trainer = TaskTrainer(example(name), CPU, EPOCHS)
-trial = trainer.start(work())
-kept = checkpoints(Path(folder))
-trial.restore(next(kept.states()))
-losses, ended = go_on(trainer, trial, set())
-kept.save(trial.state(), trial.epoch, trial.batch)
-print(json.dumps(losses))
-"""
-
-
-def test_in_a_new_process(tmp_path: Path) -> None:
-    name = "digits.py:DigitsCNN"  # with dropout, and BatchNorm's running means
-    task, kept = example(name), checkpoints(tmp_path / "kept")
-    whole, trained, _ = with_stops(lambda: TaskTrainer(task, CPU, EPOCHS), tmp_path, set())
-    trainer = TaskTrainer(task, CPU, EPOCHS)
-    trial = trainer.start(work())
-    first, ended = go_on(trainer, trial, {(1, 8)})
-    assert not ended
-    kept.save(trial.state(), trial.epoch, trial.batch)
-    house = Path(__file__).resolve().parents[4]
-    done = subprocess.run(
-        [sys.executable, "-c", PROCESS, name, str(tmp_path / "kept")],
-        env={**os.environ, "PYTHONPATH": str(house)},
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    assert first + [tuple(pair) for pair in json.loads(done.stdout)] == whole
-    assert_equal(timeless(next(kept.states())), timeless(trained.state()))
 
 
 # -- data with randomness of its own ---------------------------------------------------------------

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from justright.lane_plan import LanePlan
 from justright.messages import OutcomeKind, TrialWork
+from tests.helpers.examples import tries
 from tests.helpers.lane_jobs import ALONE, EXACT, Ended, Told, assert_near, run
 
 RATES = (0.01, 1e-3, 1e8, 3e-3, 3e-2, 3e-4)  # in no order; one of them diverges everywhere
@@ -179,7 +180,7 @@ def check(name: str, jobs: list[Part], runner: Callable[..., Ended] = run) -> No
 
 
 @pytest.mark.parametrize("name", ["Mlp", "Cnn", "Transformer"])
-@examples(max_examples=12)
+@examples(max_examples=tries(12))
 @given(jobs=parts())
 def test_each_trial_has_its_own_losses(name: str, jobs: list[Part]) -> None:
     check(name, jobs)

@@ -21,6 +21,7 @@ from justright.errors import TaskError
 from justright.lane_plan import LanePlan
 from justright.messages import TrialWork
 from justright.task import Task
+from tests.helpers.examples import tries
 from worker.lanes.lanes import FusedLanes
 from worker.lanes.plan import MOST, _Measuring, _sizes, plan_lanes
 from worker.lanes.randomness import seed_for
@@ -566,7 +567,7 @@ def test_sizes(count: int, expected: list[int]) -> None:
     assert _sizes(count) == expected
 
 
-@settings(max_examples=40)
+@settings(max_examples=tries(40))
 @given(
     speeds=st.lists(st.floats(0.9, 1.2) | st.floats(0.3, 8.0), min_size=7, max_size=7),
     wanted=st.none() | st.integers(2, 80),
