@@ -38,6 +38,9 @@ def set_random_state(state: dict[str, Any]) -> None:
 def seed_for(seed: int, epoch: int) -> None:
     """Seed all generators for an epoch, counted from 1; 0 is for the initial weights."""
     mixed = (seed * _SEED_STRIDE + epoch) % _SEEDS
-    torch.manual_seed(mixed)
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        torch.manual_seed(mixed)
+    else:  # the same for a CPU alone: for devices that are not there torch keeps the stack each time
+        torch.default_generator.manual_seed(mixed)
     np.random.seed(mixed)
     random.seed(mixed)
