@@ -80,3 +80,32 @@ def test_every_setting_is_explained() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / link).exists(), link
+
+
+THEIRS = {
+    "mine.py",
+    "train.py",
+    "file.py",
+    "path/to/file.py",
+    "/shared/mine.py",
+    "/tasks/digits.py",
+}  # what a user would have
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_files_that_are_named_are_there(page: Path) -> None:
+    """By their whole path, or by the end of it."""
+    folders = ("justright", "orchestrator", "worker", "tests", "benchmarks", "deploy", "examples")
+    known = [f"/{path.relative_to(ROOT)}" for folder in folders for path in sorted(
+        (ROOT / folder).rglob("*.py"))]  # fmt: skip
+    for name in set(re.findall(r"[\w/]*\w\.py\b", page.read_text())) - THEIRS:
+        assert any(path.endswith(f"/{name.lstrip('/')}") for path in known), name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_lines_are_short(page: Path) -> None:
+    code = False
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        code ^= line.startswith("```")
+        prose = not code and not line.startswith(("|", ">", "    ")) and "https://" not in line
+        assert not prose or len(line) <= 120, f"{page.name}:{number}"
