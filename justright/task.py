@@ -11,8 +11,9 @@ from justright.errors import TaskError, UsageError
 if TYPE_CHECKING:
     import torch
 
+    from justright.search_space import ScheduleName
+
 OptimizerName = Literal["sgd", "adam", "adamw"]
-ScheduleName = Literal["constant", "linear", "cosine", "step", "onecycle", "search"]
 Precision = Literal["float32", "bf16", "fp16"]
 OptimizerFactory = Callable[[Iterable["torch.nn.Parameter"], float], "torch.optim.Optimizer"]
 
@@ -45,7 +46,7 @@ class Task:
     #: How the rate moves over the training, as a factor of it that changes every batch. "linear"
     #: and "cosine" fall to 0; "step" divides by 10 at 50 % and 75 %; "onecycle" rises for 30 % and
     #: falls to 0; "search" lets the study try them all.
-    schedule: ScheduleName = "constant"
+    schedule: ScheduleName | Literal["search"] = "constant"
     #: The share of the training, from 0 to below 1, in which the rate rises linearly from 0, before
     #: the schedule. "onecycle" has its own.
     warmup: float = 0.0

@@ -2,8 +2,8 @@
 
     python -m benchmarks.search.make_curves FILE.json.gz [--side fit|test] [--only TEXT] [--rates N]
 
-Trains every problem of ``benchmarks/problems.py`` with several optimizers, horizons and schedules
-at 36 rates from 1e-5 to 1e2, as lanes, and the best rate with four other seeds. The file is a JSON
+Trains every problem of ``problems.py`` with several optimizers, horizons and schedules at 36 rates
+from 1e-5 to 1e2, as lanes, and the best rate with four other seeds. The file is a JSON
 list of trainings: problem, optimizer, schedule, lr, seed, batch_size, num_epochs (the horizon) and
 loss, the validation loss after each epoch. Entry 0 is before training; null stands for what is not
 finite, and a shorter list for a training that diverged. The same command makes the same corpus, but

@@ -173,7 +173,7 @@ def read_tasks(path: Path) -> list[CurveTask]:
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise CurvesError(
             f"{path} is no list of trainings: {where}: {first['msg']}. "
-            "Expected what benchmarks.make_curves writes."
+            "Expected what benchmarks.search.make_curves writes."
         ) from None
     return tasks_of(trainings)
 

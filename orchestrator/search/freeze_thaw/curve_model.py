@@ -1,7 +1,6 @@
 """What a study's curves say of the rates that it has not trained, or not to the end.
 
-The prior is a library of real trainings (``surfaces.npz``, made by ``benchmarks.make_prior``): for
-each task, the progress of the loss over log rate and the share of the horizon. A new task is taken
+The prior is a library of real trainings (``library.py``): for each task, the progress of the loss over log rate and the share of the horizon. A new task is taken
 to be like one of them, with all rates shifted by some factor; how likely each (surface, shift) is
 follows from what has been seen, diverged trials included. What the new task does differently is a
 Gaussian process over log rate on the residuals at the ends of its curves, trusted the more, the

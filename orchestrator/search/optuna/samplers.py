@@ -162,16 +162,21 @@ class EndlessGrid(optuna.samplers.GridSampler):
 
 
 class LearnsFromAll(BaseSampler):
-    """Lets a sampler learn from every finished trial.
+    """Lets a sampler learn from every finished trial, the pruned and the diverged ones included.
 
-    In Optuna a trial that was pruned carries its last loss as its value, a diverged one perhaps
-    none at all. TPE ranks the pruned by how long they ran, which speaks for a rate that blew up
-    late: here a diverged one has no losses, which TPE ranks behind all others. GP leaves the
-    pruned out and proposes the same hopeless rate again and again: here they count as complete
-    with their last loss, and diverged ones with a finite value worse than all others.
+    In Optuna a pruned trial carries its last loss as its value, a diverged one perhaps none at all.
     """
 
     def __init__(self, inner: BaseSampler, uses_pruned: bool) -> None:
+        """``uses_pruned``: whether Optuna's sampler looks at pruned trials.
+
+        True, as of TPE, which ranks them by how long they ran. That would speak for a rate that
+        blew up late, so a diverged trial is shown without its losses: behind all others.
+
+        False, as of GP, which leaves them out and proposes the same hopeless rate again and again.
+        So they are shown as complete with their last loss, and diverged ones with a finite value
+        worse than all others.
+        """
         self._inner, self._uses_pruned = inner, uses_pruned
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import optuna
 import pytest
@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from justright.messages import Inspection
 from justright.search_space import SCHEDULES
-from justright.spec import StudySpec, TaskRef
+from justright.spec import PrunerName, SamplerName, StudySpec, TaskRef
 from orchestrator.search.optuna.bisection import BisectionSampler
 from orchestrator.search.optuna.policy import OptunaPolicy
 from orchestrator.search.optuna.samplers import EndlessGrid, LearnsFromAll, start_rates
@@ -27,8 +27,8 @@ from tests.helpers.twin import HORIZON, bowl
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-SAMPLERS = ["auto", "tpe", "gp", "random", "qmc", "grid"]
-PRUNERS = ["auto", "asha", "hyperband", "median"]
+SAMPLERS = get_args(SamplerName)
+PRUNERS = [name for name in get_args(PrunerName) if name != "none"]
 RANGE = (1e-6, 10.0)
 
 
