@@ -40,7 +40,7 @@ def seed_for(seed: int, epoch: int) -> None:
     mixed = (seed * _SEED_STRIDE + epoch) % _SEEDS
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         torch.manual_seed(mixed)
-    else:  # the same for the CPU; for a GPU that is not there torch would format its stack each time
+    else:  # the same; for a GPU that is not there, torch formats its stack with each call
         torch.default_generator.manual_seed(mixed)
     np.random.seed(mixed)
     random.seed(mixed)
