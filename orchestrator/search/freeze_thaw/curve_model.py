@@ -1,11 +1,12 @@
 """What a study's curves say of the rates that it has not trained, or not to the end.
 
-The prior is a library of real trainings (``library.py``): for each task, the progress of the loss over log rate and the share of the horizon. A new task is taken
-to be like one of them, with all rates shifted by some factor; how likely each (surface, shift) is
-follows from what has been seen, diverged trials included. What the new task does differently is a
-Gaussian process over log rate on the residuals at the ends of its curves, trusted the more, the
-nearer these are to the horizon. (Freeze-thaw: Swersky, Snoek and Adams 2014; learned curve priors:
-Klein et al. 2017, Adriaensen et al. 2023.)
+The prior is a library of real trainings (``library.py``): for each task, the progress of the loss
+over log rate and the share of the horizon. A new task is taken to be like one of them, with all
+rates shifted by some factor; how likely each (surface, shift) is follows from what has been seen,
+diverged trials included. What the new task does differently is a Gaussian process over log rate
+on the residuals at the ends of its curves, trusted the more, the nearer these are to the horizon.
+(Freeze-thaw: Swersky, Snoek and Adams 2014; learned curve priors: Klein et al. 2017, Adriaensen
+et al. 2023.)
 
 Progress is what the loss has come down from its untrained value, at its lowest so far. Rates are
 in decades, log10 of the learning rate. Regret is the loss above the best rate's, over the median
