@@ -131,16 +131,9 @@ def example(name: str, **settings: Any) -> Task:
     return found
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "schedule"), [("sgd", "constant"), ("adam", "cosine"), ("adamw", "onecycle")]
-)
-@pytest.mark.parametrize(
-    "name", ["digits.py:Digits", "digits.py:DigitsCNN", "diabetes.py:Diabetes"]
-)
-def test_the_examples_go_on(name: str, optimizer: str, schedule: str, tmp_path: Path) -> None:
-    task = example(name, optimizer=optimizer, schedule=schedule)
-    stops = {(0, 1), (0, 7), (1, 0), (1, 5), (2, 0), (2, 10)}
-    check_goes_on(lambda: TaskTrainer(task, CPU, EPOCHS), tmp_path, stops)
+def test_an_example_goes_on(tmp_path: Path) -> None:
+    task = example("digits.py:Digits", optimizer="adam", schedule="cosine")
+    check_goes_on(lambda: TaskTrainer(task, CPU, EPOCHS), tmp_path, {(0, 7), (1, 0), (2, 10)})
 
 
 def test_at_every_batch(tmp_path: Path) -> None:
@@ -186,13 +179,7 @@ class NoisyTask(Task):
         return DataLoader(Noisy(), batch_size=15)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {}, {"own_generator": True}, {"workers": 2}, {"workers": 2, "own_generator": True},
-        {"workers": 2, "stay": True},
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("settings", [{}, {"own_generator": True}])
 def test_random_augmentation(settings: dict[str, Any], tmp_path: Path) -> None:
     task = NoisyTask(**settings)
     stops = {(0, 3), (1, 0), (1, 1), (2, 5)}
