@@ -9,8 +9,13 @@ import pytest
 
 from tests.unit.worker.checkpoints.test_checkpoints import (
     CPU,
+    DAMAGE,
     EPOCHS,
+    SOME,
+    Ended,
     NoisyTask,
+    Place,
+    check_damage,
     check_goes_on,
     example,
 )
@@ -37,3 +42,13 @@ def test_random_augmentation(settings: dict[str, Any], tmp_path: Path) -> None:
     task = NoisyTask(**settings)
     stops = {(0, 3), (1, 0), (1, 1), (2, 5)}
     check_goes_on(lambda: TaskTrainer(task, CPU), tmp_path, stops)
+
+
+@pytest.mark.parametrize("damage", sorted({*DAMAGE} - {*SOME}))
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("each_batch")
+def test_the_one_before_is_used(
+    task: Path, whole: Ended, tmp_path: Path, restored: list[Place],
+    caplog: pytest.LogCaptureFixture, damage: str,
+) -> None:  # fmt: skip
+    check_damage(task, whole, tmp_path, restored, caplog, damage)

@@ -17,6 +17,8 @@ from tests.helpers.lane_jobs import (
     RATES,
     ROUNDED,
     TASK,
+    Apart,
+    Stacks,
     again,
     assert_near,
     assert_same,
@@ -26,7 +28,12 @@ from tests.helpers.lane_jobs import (
     run,
     works,
 )
-from tests.unit.worker.jobs.test_lane_jobs import check_halved
+from tests.unit.worker.jobs.test_lane_jobs import (
+    check_always_failing,
+    check_halved,
+    check_paused_lane,
+    check_stack_sizes,
+)
 from worker.checkpoints.store import Checkpoints
 
 
@@ -68,9 +75,46 @@ def test_saving_lanes_at_each_batch_changes_nothing(
         assert_near(dict(outcome.losses), dict(alone.outcomes[trial].losses), EXACT)
 
 
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Apart:
+    return computed_once(tmp_path_factory.mktemp("apart"))
+
+
+@pytest.fixture
+def stacks(monkeypatch: pytest.MonkeyPatch) -> Stacks:
+    return noted_stacks(monkeypatch)
+
+
 @pytest.mark.parametrize("after", [0, 13])
 def test_a_stack_without_memory_is_halved(
-    task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    task: Path, apart: Apart, stacks: Stacks, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    apart = computed_once(tmp_path / "apart")
-    check_halved(task, apart, noted_stacks(monkeypatch), monkeypatch, after)
+    check_halved(task, apart, stacks, monkeypatch, after)
+
+
+@pytest.mark.parametrize(
+    ("error", "after"),
+    [(RuntimeError("vmap: no"), 0), (MemoryError(), 13), (ZeroDivisionError(), 13)],
+)
+def test_a_stack_that_always_fails_is_trained_one_by_one(
+    task: Path, apart: Apart, stacks: Stacks, monkeypatch: pytest.MonkeyPatch,
+    error: Exception, after: int,
+) -> None:  # fmt: skip
+    check_always_failing(task, apart, stacks, monkeypatch, error, after)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_paused_lane_goes_on_among_others_and_alone(
+    task: Path, apart: Apart, stacks: Stacks, optimizer: str
+) -> None:
+    check_paused_lane(task, apart, stacks, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("count", "stack", "expected"),
+    [(6, 4, {(0, 1, 2, 3), (4, 5)}), (8, 8, {tuple(range(8))})],
+)
+def test_no_stack_is_larger_than_planned(
+    task: Path, apart: Apart, stacks: Stacks, count: int, stack: int, expected: set[tuple[int, ...]]
+) -> None:
+    check_stack_sizes(task, apart, stacks, count, stack, expected)
