@@ -17,7 +17,7 @@ demo: $(VENV)/local.done
 	$(BIN)/justright tune examples/digits.py:Digits --trials 30 --seed 0
 
 unit: $(VENV)/dev.done
-	$(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile quick tests/unit
+	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile quick tests/unit
 
 test: $(VENV)/dev.done
 	$(BIN)/python -m pytest -n 2 --dist loadfile

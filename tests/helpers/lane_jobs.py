@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from justright.settings import Settings
 from justright.spec import TaskRef
 from worker.jobs.channel import Channel
 from worker.jobs.runner import JobRunner
+from worker.lanes.lanes import FusedLanes
 from worker.user_code.permission import read_permission
 
 LANES = LanePlan(lanes=8, stack=8, fuse_from=2)
@@ -220,6 +223,39 @@ def run(
             ended.outcomes[event.trial] = event
     assert sorted(ended.outcomes) == sorted(one.number for one in trials)
     return ended
+
+
+Apart = Callable[..., Ended]
+
+
+def computed_once(folder: Path) -> Apart:
+    """``run`` one by one, of a task in this folder; what was asked before is not trained again."""
+    folder.mkdir(exist_ok=True)
+    task = folder / "tiny_apart.py"
+    task.write_text(TASK)
+    known: dict[str, Ended] = {}
+
+    def apart(trials: list[TrialWork], told: Told | None = None, **arguments: Any) -> Ended:
+        key = repr((trials, told, sorted(arguments.items())))
+        if key not in known:
+            known[key] = run(task, trials, ALONE, told, **arguments)
+            shutil.rmtree(kept(task), ignore_errors=True)
+        return known[key]
+
+    return apart
+
+
+def noted_stacks(monkeypatch: pytest.MonkeyPatch) -> Stacks:
+    """The trials in each fused step from now on."""
+    found: Stacks = []
+    step = FusedLanes.step
+
+    def noting(self: FusedLanes, *args: Any) -> torch.Tensor:
+        found.append(tuple(trial.work.number for trial in self.trials))
+        return step(self, *args)
+
+    monkeypatch.setattr(FusedLanes, "step", noting)
+    return found
 
 
 def kept(task: Path) -> Path:

@@ -26,7 +26,7 @@ from justright.spec import make_spec
 from orchestrator.answers.answer import make_answer
 from orchestrator.reconcile import Reconciler
 from orchestrator.storage.ledger import open_ledger
-from tests.helpers.commands import SIGNER, justright, justright_here
+from tests.helpers.commands import SECRET, SIGNER, justright, justright_here
 from tests.helpers.leftovers import processes_of, studies_in
 from tests.helpers.servers import free_port, running_redis
 
@@ -543,3 +543,16 @@ def test_a_module_that_ours_would_hide(desk: Desk) -> None:
     (desk.tasks / "worker.py").write_text("")
     done = desk.run("tune", f"{desk.tasks}/task.py:Tiny")
     check_refused(desk, done, 2, str(desk.tasks), "'worker'", "Rename it")
+
+
+@pytest.mark.parametrize("command", ["orchestrator", "worker", "status", "dashboard", "doctor"])
+def test_every_command_refuses_a_wrong_setting(command: str) -> None:
+    """Before anything is started; nothing of the other settings is shown."""
+    env = {"JUSTRIGHT_LOG": "loud", "JUSTRIGHT_REDIS_URL": "redis://:hunter2@127.0.0.1:1/0"}
+    done = justright(command, env=env, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: JUSTRIGHT_LOG: found 'loud', expected a level")
+    assert "Traceback" not in done.stderr
+    assert SECRET not in done.stderr
+    assert "hunter2" not in done.stderr

@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(autouse=True)
+def _disks_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody pulls the plug here; to wait for the disk took a third of some tests."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="module")

@@ -52,13 +52,17 @@ def test_it_ends_by_its_own_rule(tmp_path: Path, workers: int, lanes: int) -> No
     assert snapshot.answer.full_trainings < 13
 
 
-@pytest.mark.parametrize("every", [1, 3, 7])
 def test_an_orchestrator_that_is_killed_again_and_again_comes_to_the_same_end(
-    tmp_path: Path, every: int
+    tmp_path: Path,
 ) -> None:
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "killed").mkdir()
-    plain, house = House(tmp_path / "plain"), House(tmp_path / "killed")
+    check_killed(tmp_path, every=7)
+
+
+def check_killed(folder: Path, every: int) -> None:
+    """A search that is killed after every so many turns, and one that nobody kills."""
+    (folder / "plain").mkdir()
+    (folder / "killed").mkdir()
+    plain, house = House(folder / "plain"), House(folder / "killed")
     plain.submit(lr=(1e-4, 10.0), trials=30)
     expected = plain.run()
     house.submit(lr=(1e-4, 10.0), trials=30)

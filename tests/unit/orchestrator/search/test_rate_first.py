@@ -21,6 +21,7 @@ from orchestrator.storage import ledger
 from tests.helpers.twin import HORIZON, House, TwinWorker, bowl, check, told
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+pytestmark = pytest.mark.usefixtures("few_surfaces")  # tests/numerics searches with all
 
 DETAILS = {
     "optimizer": "SGD",
@@ -75,10 +76,12 @@ def check_stages(house: House, snapshot: Snapshot, trials: int) -> None:
     assert all(abs(math.log10(t.params["lr"] / best)) < 1.5 for t in later)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("lanes", [1, 4])
-def test_the_rate_first_then_all_together(tmp_path: Path, workers: int, lanes: int) -> None:
-    house = house_of(tmp_path, workers, lanes)
+def test_the_rate_first_then_all_together(tmp_path: Path) -> None:
+    check_both_stages(tmp_path, workers=3, lanes=4)
+
+
+def check_both_stages(folder: Path, workers: int, lanes: int) -> None:
+    house = house_of(folder, workers, lanes)
     house.submit(search=SEARCH, trials=24)
     snapshot = house.run()
     assert snapshot.state == StudyState.COMPLETE
@@ -99,14 +102,18 @@ def test_the_rate_first_then_all_together(tmp_path: Path, workers: int, lanes: i
     assert answer.loss_interval[0] < answer.loss < answer.loss_interval[1]
 
 
-@pytest.mark.parametrize("every", [1, 3])
-def test_an_orchestrator_that_is_killed_comes_to_the_same_end(tmp_path: Path, every: int) -> None:
-    (tmp_path / "plain").mkdir()
-    (tmp_path / "killed").mkdir()
-    plain, house = house_of(tmp_path / "plain"), house_of(tmp_path / "killed")
-    plain.submit(search=SEARCH, trials=16)
+def test_an_orchestrator_that_is_killed_comes_to_the_same_end(tmp_path: Path) -> None:
+    check_killed(tmp_path, every=9, trials=12)
+
+
+def check_killed(folder: Path, every: int, trials: int) -> None:
+    """A search that is killed after every so many turns, and one that nobody kills."""
+    (folder / "plain").mkdir()
+    (folder / "killed").mkdir()
+    plain, house = house_of(folder / "plain"), house_of(folder / "killed")
+    plain.submit(search=SEARCH, trials=trials)
     expected = plain.run()
-    house.submit(search=SEARCH, trials=16)
+    house.submit(search=SEARCH, trials=trials)
     for turn in range(2000):
         house.turn()
         if turn % every == 0:
@@ -115,7 +122,7 @@ def test_an_orchestrator_that_is_killed_comes_to_the_same_end(tmp_path: Path, ev
         if snapshot is not None and snapshot.state == StudyState.COMPLETE:
             break
     snapshot = house.run()
-    check_stages(house, snapshot, 16)
+    check_stages(house, snapshot, trials)
     assert [t.params for t in told(house)] == [t.params for t in told(plain)]
     assert snapshot.answer is not None
     assert expected.answer is not None

@@ -182,15 +182,6 @@ def diverges_late_when_hot(trial: optuna.Trial, lr: float) -> TrialState:
     return TrialState.PRUNED
 
 
-def test_gp_learns_from_the_pruned_and_diverged_that_stock_optuna_ignores() -> None:
-    stock, ours = 0, 0
-    for seed in range(2):
-        stock += hot_ones(GPSampler(seed=seed, deterministic_objective=False), stopped_when_hot)
-        inner = GPSampler(seed=seed, deterministic_objective=False)
-        ours += hot_ones(LearnsFromAll(inner, uses_pruned=False), stopped_when_hot)
-    assert 2 * ours < stock
-
-
 def test_tpe_does_not_take_the_diverged_for_the_best_as_stock_optuna_does() -> None:
     stock, ours = 0, 0
     for seed in range(5):

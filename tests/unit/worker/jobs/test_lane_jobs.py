@@ -13,7 +13,6 @@ import torch
 from justright.failures import FailureKind
 from justright.lane_plan import LanePlan
 from justright.messages import OutcomeKind
-from tests.helpers.commands import EXAMPLES
 from tests.helpers.lane_jobs import (
     ALONE,
     BATCHES,
@@ -24,13 +23,16 @@ from tests.helpers.lane_jobs import (
     RATES,
     ROUNDED,
     TASK,
+    Apart,
     Stacks,
     Told,
     again,
     assert_near,
     assert_same,
+    computed_once,
     files,
     kept,
+    noted_stacks,
     run,
     works,
 )
@@ -54,15 +56,13 @@ def task(tmp_path: Path) -> Path:
 @pytest.fixture
 def stacks(monkeypatch: pytest.MonkeyPatch) -> Stacks:
     """The trials in each fused step."""
-    found: Stacks = []
-    step = FusedLanes.step
+    return noted_stacks(monkeypatch)
 
-    def noting(self: FusedLanes, *args: Any) -> torch.Tensor:
-        found.append(tuple(trial.work.number for trial in self.trials))
-        return step(self, *args)
 
-    monkeypatch.setattr(FusedLanes, "step", noting)
-    return found
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Apart:
+    """Jobs whose trials are trained one by one, each computed once."""
+    return computed_once(tmp_path_factory.mktemp("apart"))
 
 
 # -- the same as one by one --------------------------------------------------------------------
@@ -83,9 +83,11 @@ def test_lanes_report_what_each_trial_alone_reports(task: Path, stacks: Stacks) 
 
 
 @pytest.mark.parametrize("insane", [0, 2, 5])
-def test_one_that_diverges_touches_nobody(task: Path, stacks: Stacks, insane: int) -> None:
+def test_one_that_diverges_touches_nobody(
+    task: Path, apart: Apart, stacks: Stacks, insane: int
+) -> None:
     rates = (*RATES[:insane], INSANE, *RATES[insane:])
-    alone = run(task, works(rates), ALONE, name="Explosive")
+    alone = apart(works(rates), name="Explosive")
     found = run(task, works(rates), name="Explosive")
     assert_same(found, alone, trials=[n for n in range(6) if n != insane])
     ours, theirs = found.outcomes[insane], alone.outcomes[insane]
@@ -102,38 +104,29 @@ def test_all_diverge_at_once(task: Path, stacks: Stacks) -> None:
     assert len(stacks) == BATCHES
 
 
-@pytest.mark.parametrize("example", ["digits.py:Digits", "digits.py:DigitsCNN"])
-def test_an_example_in_single_precision(example: str, tmp_path: Path, stacks: Stacks) -> None:
-    path, name = example.split(":")
-    task = tmp_path / path
-    shutil.copy(EXAMPLES / path, task)
-    rates = (0.001, 0.003, 0.01)
-    arguments: dict[str, Any] = {"name": name, "epochs": 2, "optimizer": "sgd"}
-    alone = run(task, works(rates), ALONE, {1: ("stop", 1)}, **arguments)
-    found = run(task, works(rates), LANES, {1: ("stop", 1)}, **arguments)
-    assert_same(found, alone, ROUNDED)
-    assert set(stacks) == {(0, 1, 2), (0, 2)}
-
-
-def test_a_small_task_in_single_precision(task: Path) -> None:
+def test_a_small_task_in_single_precision(task: Path, apart: Apart) -> None:
     arguments: dict[str, Any] = {"double": False, "optimizer": "sgd"}
-    alone = run(task, works(), ALONE, **arguments)
+    alone = apart(works(), **arguments)
     assert_same(run(task, works(), **arguments), alone, ROUNDED)
 
 
 @pytest.mark.parametrize("told", [{}, {0: ("stop", 1)}, {0: ("pause", 3), 2: ("stop", 3)}])
-def test_one_that_is_left_of_a_stack_goes_on_alone(task: Path, stacks: Stacks, told: Told) -> None:
+def test_one_that_is_left_of_a_stack_goes_on_alone(
+    task: Path, apart: Apart, stacks: Stacks, told: Told
+) -> None:
     """Its optimizer's state came from the stack: torch's own step takes it up."""
     plan = LanePlan(lanes=3, stack=3, fuse_from=3)
-    alone = run(task, works(RATES[:3]), ALONE, told)
+    alone = apart(works(RATES[:3]), told)
     shutil.rmtree(kept(task), ignore_errors=True)
     assert_same(run(task, works(RATES[:3]), plan, told), alone)
     assert set(stacks) == {(0, 1, 2)}, "fewer than fuse_from are trained one by one"
 
 
 @pytest.mark.parametrize("told", [{}, {0: ("stop", 1), 1: ("stop", 2)}])
-def test_an_optimizer_of_the_users_own(task: Path, stacks: Stacks, told: Told) -> None:
-    alone = run(task, works(RATES[:3]), ALONE, told, name="Counted")
+def test_an_optimizer_of_the_users_own(
+    task: Path, apart: Apart, stacks: Stacks, told: Told
+) -> None:
+    alone = apart(works(RATES[:3]), told, name="Counted")
     assert_same(run(task, works(RATES[:3]), LANES, told, name="Counted"), alone)
     assert set(stacks) == ({(0, 1, 2), (1, 2)} if told else {(0, 1, 2)})
 
@@ -177,29 +170,32 @@ def test_next_group(
     assert [running.index(one) for one in group] == expected
 
 
-def test_trials_of_two_seeds_are_never_in_one_stack(task: Path, stacks: Stacks) -> None:
+def test_trials_of_two_seeds_are_never_in_one_stack(
+    task: Path, apart: Apart, stacks: Stacks
+) -> None:
     mixed = [one.model_copy(update={"seed": 3 + one.number % 2}) for one in works((*RATES, 0.02))]
-    alone = run(task, mixed, ALONE)
+    alone = apart(mixed)
     assert_same(run(task, mixed), alone)
     assert set(stacks) == {(0, 2, 4), (1, 3, 5)}
 
 
-@pytest.mark.parametrize(
-    ("count", "stack", "expected"),
-    [(5, 2, {(0, 1), (2, 3)}), (6, 4, {(0, 1, 2, 3), (4, 5)}), (8, 8, {tuple(range(8))})],
-)
-def test_no_stack_is_larger_than_planned(
-    task: Path, stacks: Stacks, count: int, stack: int, expected: set[tuple[int, ...]]
+def test_no_stack_is_larger_than_planned(task: Path, apart: Apart, stacks: Stacks) -> None:
+    check_stack_sizes(task, apart, stacks, 5, 2, {(0, 1), (2, 3)})
+
+
+def check_stack_sizes(
+    task: Path, apart: Apart, stacks: Stacks, count: int, stack: int, expected: set[tuple[int, ...]]
 ) -> None:
+    """So many trials are trained in these stacks, as alone."""
     rates = tuple(0.01 * (n + 1) for n in range(count))
-    alone = run(task, works(rates), ALONE)
+    alone = apart(works(rates))
     assert_same(run(task, works(rates), LanePlan(lanes=count, stack=stack)), alone)
     assert set(stacks) == expected
 
 
-def test_laggards_catch_up_and_then_join(task: Path, stacks: Stacks) -> None:
+def test_laggards_catch_up_and_then_join(task: Path, apart: Apart, stacks: Stacks) -> None:
     ahead, new = works(RATES[:2]), works(RATES[2:], first=2)
-    alone = run(task, ahead + new, ALONE)
+    alone = apart(ahead + new)
     assert run(task, ahead, until=2).kinds == ["paused"] * 2
     stacks.clear()
     found = run(task, again(ahead) + new)
@@ -209,9 +205,9 @@ def test_laggards_catch_up_and_then_join(task: Path, stacks: Stacks) -> None:
 
 
 @pytest.mark.parametrize("plan", [ALONE, LANES], ids=["alone", "lanes"])
-def test_trials_from_several_steps_meet_at_a_rung(task: Path, plan: LanePlan) -> None:
+def test_trials_from_several_steps_meet_at_a_rung(task: Path, apart: Apart, plan: LanePlan) -> None:
     trials = works()
-    alone = run(task, trials, ALONE)
+    alone = apart(trials)
     assert run(task, trials[:2], plan, until=1).steps == [1, 1]
     assert run(task, again(trials[1:2]), plan, until=2).steps == [2]
     met = run(task, [*again(trials[:1]), *again(trials[1:2], 3), *trials[2:]], plan, until=3)
@@ -223,10 +219,12 @@ def test_trials_from_several_steps_meet_at_a_rung(task: Path, plan: LanePlan) ->
 
 @pytest.mark.parametrize("plan", [ALONE, LANES], ids=["alone", "lanes"])
 @pytest.mark.parametrize("until", [1, 2])
-def test_what_has_reached_its_step_pauses_again(task: Path, plan: LanePlan, until: int) -> None:
+def test_what_has_reached_its_step_pauses_again(
+    task: Path, apart: Apart, plan: LanePlan, until: int
+) -> None:
     """As one whose first pause got lost on the way, or that came further than was known."""
     trials = works()
-    alone = run(task, trials, ALONE)
+    alone = apart(trials)
     run(task, trials, plan, until=2)
     found = run(task, again(trials), plan, until=until)
     assert found.kinds == ["paused"] * 5
@@ -235,23 +233,27 @@ def test_what_has_reached_its_step_pauses_again(task: Path, plan: LanePlan, unti
     assert_same(run(task, again(trials, 3), plan), alone, since=2)
 
 
-def test_one_that_diverges_at_a_rung_is_not_paused(task: Path) -> None:
+def test_one_that_diverges_at_a_rung_is_not_paused(task: Path, apart: Apart) -> None:
     rates = (*RATES, INSANE)
     found = run(task, works(rates), until=2, name="Explosive")
     assert found.kinds == ["paused"] * 5 + ["diverged"]
     ended = run(task, again(works(rates))[:5], name="Explosive")
-    assert_same(ended, run(task, works(), ALONE, name="Explosive"), since=2)
+    assert_same(ended, apart(works(), name="Explosive"), since=2)
 
 
 # -- checkpoints -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_a_paused_lane_goes_on_among_others_and_alone(
-    task: Path, stacks: Stacks, optimizer: str
+    task: Path, apart: Apart, stacks: Stacks
 ) -> None:
+    check_paused_lane(task, apart, stacks, "adam")
+
+
+def check_paused_lane(task: Path, apart: Apart, stacks: Stacks, optimizer: str) -> None:
+    """From the same checkpoint, with lanes that have just begun and by torch's own step."""
     mine, others = works()[1:2], works((0.02, 0.2), first=7)
-    whole = run(task, mine + others, ALONE, optimizer=optimizer)
+    whole = apart(mine + others, optimizer=optimizer)
     paused = run(task, works(), told={1: ("pause", 2)}, optimizer=optimizer)
     assert (paused.outcomes[1].kind, paused.outcomes[1].step) == (OutcomeKind.PAUSED, 2)
     [checkpoint] = files(task, 1)
@@ -296,10 +298,10 @@ def test_weights_that_are_shared_are_saved_once(task: Path) -> None:
     ids=["lanes-lanes", "lanes-alone", "alone-lanes"],
 )
 def test_lanes_that_are_given_back_in_an_epoch_go_on(
-    task: Path, before: LanePlan, after: LanePlan, name: str
+    task: Path, apart: Apart, before: LanePlan, after: LanePlan, name: str
 ) -> None:
     trials = works(RATES[:3])
-    whole = run(task, trials, ALONE, name=name)
+    whole = apart(trials, name=name)
     left = run(task, trials, before, leave=20, name=name)
     assert left.kinds == ["failed"] * 3
     for outcome in left.outcomes.values():
@@ -318,18 +320,14 @@ def test_lanes_that_are_given_back_in_an_epoch_go_on(
         assert not files(task, trial)
 
 
-@pytest.mark.parametrize("name", ["Tiny", "Tied"])
 def test_saving_lanes_at_each_batch_changes_nothing(
-    task: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    task: Path, apart: Apart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alone = run(task, works(RATES[:3]), ALONE, name=name)
+    """And from what was saved they go on: tests/numerics."""
+    trials = works(RATES[:2])
+    alone = apart(trials)
     monkeypatch.setattr(Checkpoints, "due", property(lambda self: True))
-    assert_same(run(task, works(RATES[:3]), name=name), alone)
-    run(task, works(RATES[:3]), leave=15, name=name)
-    assert [len(files(task, trial)) for trial in range(3)] == [2] * 3
-    ended = run(task, again(works(RATES[:3])), name=name)
-    for trial, outcome in ended.outcomes.items():
-        assert_near(dict(outcome.losses), dict(alone.outcomes[trial].losses), EXACT)
+    assert_same(run(task, trials), alone)
 
 
 # -- stacks that fail --------------------------------------------------------------------------
@@ -352,24 +350,49 @@ def fail_from(monkeypatch: pytest.MonkeyPatch, error: Exception, lanes: int, aft
     return failed
 
 
-@pytest.mark.parametrize("after", [0, 3, 13])
 def test_a_stack_without_memory_is_halved(
-    task: Path, stacks: Stacks, monkeypatch: pytest.MonkeyPatch, after: int
+    task: Path, apart: Apart, stacks: Stacks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    check_halved(task, apart, stacks, monkeypatch, after=3)
+
+
+def check_halved(
+    task: Path, apart: Apart, stacks: Stacks, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Of eight lanes there is memory for two, from so many steps on."""
     trials = works(tuple(0.01 * (n + 1) for n in range(8)))
-    alone = run(task, trials, ALONE)
+    alone = apart(trials)
     failed = fail_from(monkeypatch, torch.OutOfMemoryError("no memory"), lanes=3, after=after)
     assert_same(run(task, trials), alone)
     assert [len(lanes) for lanes in failed] == [8, 4]
     assert {stack for stack in stacks if len(stack) < 8} == {(0, 1), (2, 3), (4, 5), (6, 7)}
 
 
-@pytest.mark.parametrize("error", [RuntimeError("vmap: no"), MemoryError(), ZeroDivisionError()])
-@pytest.mark.parametrize("after", [0, 13])
+@pytest.mark.parametrize(
+    ("error", "after"),
+    [(RuntimeError("vmap: no"), 13), (MemoryError(), 0), (ZeroDivisionError(), 0)],
+)
 def test_a_stack_that_always_fails_is_trained_one_by_one(
-    task: Path, stacks: Stacks, monkeypatch: pytest.MonkeyPatch, error: Exception, after: int
+    task: Path,
+    apart: Apart,
+    stacks: Stacks,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    after: int,
 ) -> None:
-    alone = run(task, works(), ALONE)
+    check_always_failing(task, apart, stacks, monkeypatch, error, after)
+
+
+def check_always_failing(
+    task: Path,
+    apart: Apart,
+    stacks: Stacks,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    after: int,
+) -> None:
+    """Two or more lanes fail with this error after so many steps."""
+    alone = apart(works())
     failed = fail_from(monkeypatch, error, lanes=2, after=after)
     assert_same(run(task, works()), alone)
     assert len(failed) == (2 if isinstance(error, MemoryError) else 1)
@@ -377,20 +400,20 @@ def test_a_stack_that_always_fails_is_trained_one_by_one(
 
 
 def test_what_lanes_cannot_do_in_a_late_batch_is_done_one_by_one(
-    task: Path, stacks: Stacks
+    task: Path, apart: Apart, stacks: Stacks
 ) -> None:
     trials = works(seed=4)  # in whose order of samples the one in question comes late
-    alone = run(task, trials, ALONE, name="Item")
+    alone = apart(trials, name="Item")
     assert_same(run(task, trials, name="Item"), alone)
     assert 1 < len(stacks) <= BATCHES, "it failed within the first epoch"
     assert set(stacks) == {(0, 1, 2, 3, 4)}
 
 
 def test_a_stack_that_fails_goes_on_from_checkpoints(
-    task: Path, monkeypatch: pytest.MonkeyPatch
+    task: Path, apart: Apart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trials = works()
-    alone = run(task, trials, ALONE)
+    alone = apart(trials)
     run(task, trials, until=2)
     fail_from(monkeypatch, RuntimeError("vmap: no"), lanes=2, after=BATCHES + 2)
     found = run(task, again(trials))

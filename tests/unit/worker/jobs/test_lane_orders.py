@@ -120,8 +120,9 @@ def task() -> Path:
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _tidy() -> object:
+    """At the very end: a process may come back to this module."""
     yield
     shutil.rmtree(task().parent)
 
