@@ -154,8 +154,10 @@ class SourceWatch:
     def remember(self) -> None:
         """Note the state of all of the user's modules that are loaded now."""
         for name, module in list(sys.modules.items()):
+            if name in self._before:  # torch alone has thousands
+                continue
             path = getattr(module, "__file__", None)
-            if name not in self._before and path and path not in self._stamps and is_users(path):
+            if path and path not in self._stamps and is_users(path):
                 self._stamps[path] = _stamp(path)
 
     def changed(self) -> bool:
