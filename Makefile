@@ -1,5 +1,5 @@
 # make demo   the learning rate of a small model on real data, end to end
-# make unit   the tests that need no server, in half a minute: for while you edit
+# make unit   the tests that need no server, in about a minute: for while you edit
 # make test   all tests
 # make check  formatting, lint, types, Dockerfile and compose file
 # make chaos  faults at random points for ROUNDS rounds, every loss compared with a run without
