@@ -238,7 +238,7 @@ def uninterrupted(lr: float, epochs: int) -> list[float | None]:
     assert isinstance(task, Task)
     trainer = TaskTrainer(task, torch.device("cpu"), 30, threads=1)
     trial = trainer.start(TrialWork(number=0, lr=lr, seed=0, attempt=1))
-    found = [trainer.train_epoch(trial, lambda: False) for _ in range(epochs)]
+    found = [trainer.train_epoch(trial) for _ in range(epochs)]
     return [result.loss for result in found if result is not None]
 
 

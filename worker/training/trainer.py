@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -188,20 +188,11 @@ class TaskTrainer:
         """One epoch of these trials, side by side in the stack that they were in before, if any."""
         return self.train_lanes(self._lanes_of(trials), interrupted)
 
-    @overload
-    def train_epoch(self, trial: TrialTraining) -> EpochResult: ...
-
-    @overload
-    def train_epoch(
-        self, trial: TrialTraining, interrupted: Callable[[], bool]
-    ) -> EpochResult | None: ...
-
-    def train_epoch(
-        self, trial: TrialTraining, interrupted: Callable[[], bool] = lambda: False
-    ) -> EpochResult | None:
-        """One trial alone, as ``train_lanes``. What nobody interrupts has a result."""
-        results = self.train_lanes(self.lanes([trial]), interrupted)
-        return results[0] if results else None
+    def train_epoch(self, trial: TrialTraining) -> EpochResult:
+        """One epoch of one trial alone, which nothing interrupts."""
+        results = self.train_lanes(self.lanes([trial]))
+        assert results is not None
+        return results[0]
 
     def train_lanes(
         self, lanes: Lanes, interrupted: Callable[[], bool] = lambda: False

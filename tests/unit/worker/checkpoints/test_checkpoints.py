@@ -33,7 +33,7 @@ from worker.jobs.channel import Channel
 from worker.jobs.runner import JobRunner
 from worker.lanes.randomness import random_state
 from worker.lanes.trial import TrialTraining
-from worker.training.trainer import TaskTrainer
+from worker.training.trainer import EpochResult, TaskTrainer
 from worker.user_code.loading import load
 from worker.user_code.permission import read_permission
 
@@ -57,11 +57,19 @@ def stir() -> None:
         generator.manual_seed(99) if generator is torch else generator.seed(99)
 
 
+def train_until(
+    trainer: TaskTrainer, trial: TrialTraining, interrupted: Callable[[], bool]
+) -> EpochResult | None:
+    """The rest of an epoch, or until it is interrupted between two batches."""
+    results = trainer.train_lanes(trainer.lanes([trial]), interrupted)
+    return results[0] if results else None
+
+
 def go_on(trainer: TaskTrainer, trial: TrialTraining, stops: set[Place]) -> tuple[Losses, bool]:
     """Train to the first of these places, or to the end (then True)."""
     losses: Losses = []
     while trial.epoch < trainer.epochs:
-        result = trainer.train_epoch(trial, lambda: (trial.epoch, trial.batch) in stops)
+        result = train_until(trainer, trial, lambda: (trial.epoch, trial.batch) in stops)
         if result is None:
             trial.random = random_state()
             return losses, False
@@ -209,7 +217,7 @@ def test_saving_on_the_way_changes_nothing(tmp_path: Path) -> None:
         trial.random = {}
         return False
 
-    losses = [trainer.train_epoch(trial, save) for _ in range(EPOCHS)]
+    losses = [train_until(trainer, trial, save) for _ in range(EPOCHS)]
     assert [(result.loss, result.train_loss) for result in losses if result] == whole
     assert_equal(timeless(trial.state()), timeless(trained.state()))
 
