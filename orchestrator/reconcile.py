@@ -297,6 +297,7 @@ class Reconciler:
                 self._outbox.failed.append(run.snapshot())
                 self._ledger.drop(name)
                 del self._runs[name]
+                self._shown.pop(name, None)  # the next study of that name counts anew
 
     def _end_if_due(self, run: StudyRun) -> None:
         reason = run.end_reason()
