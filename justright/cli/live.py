@@ -95,6 +95,7 @@ class TableView:
         parts: list[RenderableType] = [trial_table(snapshot, rows), self._progress]
         if plan_text(snapshot):
             parts.append(Text(plan_text(snapshot), style="dim"))
+        parts += [Text(f"warning: {text}", style="yellow") for text in snapshot.warnings]
         if snapshot.note:
             parts.append(Text(snapshot.note, style="yellow"))
         self._live.update(Group(*parts))

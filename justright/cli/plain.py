@@ -20,6 +20,7 @@ class LineView:
         self._quiet = quiet
         self._told: set[int] = set()
         self._note = self._plan = ""
+        self._warned = 0  # sentences that were printed
 
     def __enter__(self) -> LineView:
         return self
@@ -28,6 +29,9 @@ class LineView:
         return None
 
     def show(self, snapshot: Snapshot) -> None:
+        for text in snapshot.warnings[self._warned :]:  # also where only JSON is asked for
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+        self._warned = len(snapshot.warnings)
         if self._quiet:
             return
         if snapshot.note and snapshot.note != self._note:
@@ -87,6 +91,8 @@ def print_answer(snapshot: Snapshot, console: Console | None = None) -> None:
     if answer.importance:
         shares = ", ".join(f"{key} {share:.0%}" for key, share in answer.importance.items())
         out.print(f"what mattered       {shares}")
+    for sentence in answer.warnings:
+        out.print(f"[yellow]warning[/]             {escape(sentence)}")
     for sentence in answer.advice:
         out.print(f"note                {escape(sentence)}")
     out.print(f"[dim]{summary(answer)}[/]")

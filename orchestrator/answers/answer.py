@@ -242,7 +242,7 @@ def as_note(answer: Answer, task: str) -> str:
     if answer.importance:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in answer.importance.items())
         lines.append(f"* what mattered: {shares}")
-    lines += [f"* {sentence}" for sentence in answer.advice]
+    lines += [f"* {sentence}" for sentence in (*answer.warnings, *answer.advice)]
     counts = ", ".join(f"{count} {name}" for name, count in answer.trials.items())
     lines.append(f"* trials: {counts}; {answer.epochs} epochs in {answer.seconds:g} s")
     return "\n".join(lines)

@@ -59,7 +59,11 @@ class CurrentAnswer:
         )
         answer = self._with_expectations(answer, policy)
         return with_words(
-            answer.model_copy(update={"importance": self._importance()}), record.spec, results
+            answer.model_copy(
+                update={"importance": self._importance(), "warnings": tuple(record.warnings)}
+            ),
+            record.spec,
+            results,
         )
 
     def _importance(self) -> dict[str, float]:

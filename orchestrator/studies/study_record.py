@@ -13,6 +13,7 @@ from justright.spec import StudySpec
 from orchestrator.storage import ledger
 
 _REFUSED_KEPT = 8  # refused submissions that are remembered
+_MOST_WARNINGS = 20  # more are not read
 
 
 class StudyRecord:
@@ -45,6 +46,7 @@ class StudyRecord:
         self.inspection: Inspection | None = None
         if ledger.INSPECTION in attributes:
             self.inspection = Inspection.model_validate(attributes[ledger.INSPECTION])
+        self.warnings: list[str] = list(attributes.get(ledger.WARNINGS, ()))
         self.refused: dict[str, str] = {}  #: Refused submissions, and why. In memory only.
         self.version = 0  #: Counts what clients are shown of it.
 
@@ -82,6 +84,8 @@ class StudyRecord:
     def set_inspection(self, inspection: Inspection) -> None:
         self.inspection = inspection
         self._write(ledger.INSPECTION, inspection.model_dump(mode="json"))
+        for text in inspection.warnings:
+            self.warn(text)
 
     def set_range(self, lr_range: tuple[float, float]) -> None:
         self.range = lr_range
@@ -122,6 +126,14 @@ class StudyRecord:
         self.version += 1
         self.spec = spec
         self._write(ledger.SPEC, spec.model_dump(mode="json"))
+
+    def warn(self, text: str) -> None:
+        """Note what its user should hear of; each sentence once."""
+        if text in self.warnings or len(self.warnings) >= _MOST_WARNINGS:
+            return
+        self.warnings.append(text)
+        self.version += 1
+        self._write(ledger.WARNINGS, self.warnings)
 
     def refuse(self, submission: str, why: str) -> None:
         """Tell a client that its submission was not taken. Kept for a while."""

@@ -17,7 +17,17 @@ from optuna.storages import BaseStorage
 
 from justright.failures import Failure, FailureKind
 from justright.lifecycle import StudyState, TrialState
-from justright.messages import Answer, Inspection, Job, Outcome, Report, Snapshot, Space, Started
+from justright.messages import (
+    Answer,
+    Inspection,
+    Job,
+    Noticed,
+    Outcome,
+    Report,
+    Snapshot,
+    Space,
+    Started,
+)
 from justright.spec import StudySpec
 from orchestrator.answers.answer import as_note
 from orchestrator.search.choosing import choose_policy
@@ -138,7 +148,7 @@ class StudyRun:
 
     # -- events ---------------------------------------------------------------------------------
 
-    def apply(self, event: Inspection | Space | Started | Report | Outcome) -> None:
+    def apply(self, event: Inspection | Noticed | Space | Started | Report | Outcome) -> None:
         """Take up what a worker says. Repeated or superseded events change nothing."""
         match event:
             case Report():
@@ -152,6 +162,8 @@ class StudyRun:
                 self._after_an_end()
             case Inspection():
                 self._inspected(event)
+            case Noticed():
+                self.record.warn(event.text)
             case Space():
                 failure = self.search.restrict_range(event)
                 if failure is not None:
@@ -323,6 +335,7 @@ class StudyRun:
             note=note or _rest(record, self.trials),
             refused=record.refused,
             seconds=self.clock.elapsed,
+            warnings=tuple(record.warnings),
             plan=record.inspection.plan if record.inspection else None,
         )
 

@@ -1,0 +1,96 @@
+"""What clients read: workers, trials, answers, studies."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from justright.failures import Failure
+from justright.lane_plan import LanePlan
+from justright.lifecycle import StudyState, TrialState
+from justright.messages.base import DATA, Loss, Message
+from justright.spec import StudySpec
+
+
+class WorkerInfo(Message):
+    """One worker, as it describes itself with each heartbeat."""
+
+    type: Literal["worker"] = "worker"
+    name: str
+    pool: str
+    host: str
+    pid: int
+    device: str
+    lanes: int | None = Field(default=None, ge=1)  #: None: as many as are measured to pay.
+    job: str | None = None  #: None: idle.
+    study: str | None = None
+    since: float = 0.0
+
+
+class TrialView(BaseModel):
+    """One trial, as a client sees it."""
+
+    model_config = DATA
+
+    number: int
+    state: TrialState
+    lr: float
+    params: dict[str, Any] = Field(default_factory=dict)
+    step: int = 0
+    loss: Loss = None  #: The last reported one.
+    best: Loss = None  #: The lowest reported one.
+    losses: tuple[Loss, ...] = ()  #: The latest, oldest first, thinned for a sparkline.
+    attempt: int = 1
+    diverged: bool = False
+    diagnosis: str = ""  #: underfit, healthy, overfit, unstable, diverged; "": not known.
+    reason: str = ""
+    failure: Failure | None = None
+
+
+class Answer(BaseModel):
+    """What a study returns. Printed by ``--json``; the field names are a contract."""
+
+    model_config = DATA
+
+    study: str
+    state: StudyState
+    reason: str | None  #: converged, trials, timeout, target, cancelled; None while it runs.
+    best_lr: float | None
+    params: dict[str, Any]
+    loss: float | None
+    loss_interval: tuple[float, float] | None
+    plateau: tuple[float, float] | None
+    edge_of_stability: float | None
+    trials: dict[str, int]
+    attempts: int
+    epochs: int
+    full_trainings: float | None
+    seconds: float
+    seed: int
+    importance: dict[str, float] = Field(default_factory=dict)
+    """Shares of 1: how much each of several searched parameters mattered. Empty: not known."""
+    shape: str = ""  #: bowl, flat, edge_low, edge_high, noisy; "": not known.
+    advice: tuple[str, ...] = ()  #: What follows from it, in sentences.
+    warnings: tuple[str, ...] = ()  #: What was found to be odd on the way, in sentences.
+
+
+class Snapshot(Message):
+    """All that clients are shown of a study."""
+
+    type: Literal["snapshot"] = "snapshot"
+    study: str
+    submission: str  #: The latest Submit that it reflects.
+    spec: StudySpec
+    state: StudyState
+    task: str
+    total: int  #: Trials that the study will ask for, replicates included.
+    horizon: int | None
+    trials: tuple[TrialView, ...] = ()
+    answer: Answer | None = None
+    failure: Failure | None = None
+    note: str = ""  #: What the study waits for.
+    plan: LanePlan | None = None  #: None: nobody has looked at the task yet.
+    refused: dict[str, str] = Field(default_factory=dict)  #: Latest refused Submits, and why.
+    seconds: float = 0.0
+    warnings: tuple[str, ...] = ()  #: What was found to be odd so far, in sentences.
