@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from tests.chaos.fleet import LEASE, Fleet, Part
+from tests.chaos.neighbours import edited_task, hung_child, odd_study, refusing_worker
 
 Fault = Callable[[Fleet, random.Random], None]
 
@@ -118,5 +119,9 @@ FAULTS: dict[str, Fault] = {
         empty_redis,
         cut_off,
         delay,
+        refusing_worker,
+        hung_child,
+        edited_task,
+        odd_study,
     )
 }

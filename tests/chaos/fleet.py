@@ -10,14 +10,21 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import redis
 
+from justright.brokers.connection import connect
+from justright.brokers.redis import RedisBroker
+from justright.lifecycle import StudyState
 from justright.local.embedded_redis import redis_server
+from justright.messages import Submit
+from justright.spec import StudySpec, TaskRef
 from tests.chaos.proxy import Proxy
-from tests.helpers.commands import SECRET
+from tests.helpers.commands import SECRET, SIGNER
 from tests.helpers.servers import free_port
 
+RANGE = (1e-3, 1e3)  #: Rates that a study searches.
 LEASE = 2.0  # seconds; what takes 15 s by default takes 3 here
 ROOT = Path(__file__).resolve().parent.parent.parent
 _PATIENCE = 60.0
@@ -48,13 +55,17 @@ class Fleet:
         self.folder, self._lease = folder, lease
         self.journal = folder / "journal.log"
         self.artifacts = folder / "artifacts"
+        self.tasks = folder / "tasks"  #: Files of tasks that a round may edit.
+        #: Studies beside the one that a round is about, and how each may end.
+        self.neighbours: dict[str, frozenset[StudyState]] = {}
         self._port = free_port()
         self._redis: subprocess.Popen[bytes] | None = None
         self.start_redis()
         self.proxies = {"worker": Proxy(self._port), "orchestrator": Proxy(self._port)}
         python = [sys.executable, "-P", "-m", "justright"]
-        tasks = str(ROOT / "tests" / "chaos")
-        work = [*python, "worker", "--gpus", "none", "--threads", "1", "--tasks", tasks]
+        self.tasks.mkdir()
+        tasks = [f"--tasks={folder}" for folder in (ROOT / "tests" / "chaos", self.tasks)]
+        work = [*python, "worker", "--gpus", "none", "--threads", "1", *tasks]
         self.workers = [
             Part(f"worker{i}", work, self.proxies["worker"].port) for i in range(workers)
         ]
@@ -71,6 +82,19 @@ class Fleet:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self._port}/0"
+
+    @property
+    def broker(self) -> RedisBroker:
+        return RedisBroker(connect(self.url, patient=True), SIGNER)
+
+    def submit(self, name: str, target: str, **options: Any) -> None:
+        """Ask for a study, and wait until it has trials."""
+        spec = StudySpec(name=name, task=TaskRef(target=target), lr=RANGE, **options)
+        self.broker.send(Submit(id=name, spec=spec))
+        deadline = time.monotonic() + _PATIENCE
+        while (snapshot := self.broker.snapshot(name)) is None or not snapshot.trials:
+            assert time.monotonic() < deadline, f"{name} is not begun: see {self.folder}"
+            time.sleep(0.1)
 
     def environment(self, port: int) -> dict[str, str]:
         return os.environ | {

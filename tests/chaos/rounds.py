@@ -14,17 +14,12 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from justright.brokers.connection import connect
-from justright.brokers.redis import RedisBroker
 from justright.lifecycle import STUDY_FINISHED
-from justright.messages import Submit
-from justright.spec import StudySpec, TaskRef
 from tests.chaos.faults import FAULTS
 from tests.chaos.fleet import ROOT, Fleet
-from tests.helpers.commands import SIGNER
+from tests.chaos.neighbours import settle
 
 TRIALS = 6
-_RANGE = (1e-3, 1e3)
 _PATIENCE = 240.0  # seconds without any progress
 _TOLD, _REPORTED = 6, 7  # operations of Optuna's journal: a trial's end, an intermediate value
 
@@ -75,7 +70,8 @@ class Rounds:
 
     def _play(self, faults: list[str]) -> Result:
         name = f"chaos-{uuid.uuid4().hex[:8]}"
-        self._submit(name)
+        target = f"{ROOT / 'tests' / 'chaos' / 'task.py'}:Tiny"
+        self._fleet.submit(name, target, trials=TRIALS, sampler="grid", pruner="none")
         for fault in faults:
             time.sleep(self._rng.uniform(0.3, 2.0))
             if self._ended(name):
@@ -92,24 +88,10 @@ class Rounds:
                 deadline, known = time.monotonic() + _PATIENCE, size
             assert time.monotonic() < deadline, f"{name} does not end: see {self._fleet.folder}"
             time.sleep(0.2)
+        for sentence in settle(self._fleet):
+            self.tally.lost += 1
+            self._say(sentence)
         return self._look(name)
-
-    def _submit(self, name: str) -> None:
-        """Ask for the study, again and again until it is there: nothing is broken yet."""
-        target = f"{ROOT / 'tests' / 'chaos' / 'task.py'}:Tiny"
-        spec = StudySpec(
-            name=name, task=TaskRef(target=target), lr=_RANGE, trials=TRIALS, sampler="grid",
-            pruner="none",
-        )  # fmt: skip
-        broker = RedisBroker(connect(self._fleet.url, patient=True), SIGNER)
-        broker.send(Submit(id=name, spec=spec))
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            snapshot = broker.snapshot(name)
-            if snapshot is not None and snapshot.trials:
-                return
-            assert time.monotonic() < deadline, f"{name} is not begun"
-            time.sleep(0.1)
 
     def _study(self, name: str) -> optuna.Study | None:
         if not self._fleet.journal.exists():

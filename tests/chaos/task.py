@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import torch
@@ -9,6 +10,7 @@ import torch
 import justright
 
 BATCHES = 8
+_SLEEP = time.sleep
 RAISES = (0.2, 0.5)  #: Rates in this band raise in the user's own code.
 
 
@@ -45,3 +47,55 @@ class Tiny(justright.Task):
         if output.requires_grad:
             time.sleep(self.pause)
         return torch.nn.functional.mse_loss(output, target)
+
+
+class Hangs(Tiny):
+    """Gives no sign of life once it trains."""
+
+    epochs = 60
+    pause = 0.01
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if output.requires_grad and self._trains():
+            while True:
+                time.sleep(60)
+        return super().loss(output, target)
+
+    def _trains(self) -> bool:
+        """Whether this is more than a look at the task, which trains a few batches."""
+        self.batches = getattr(self, "batches", 0) + 1
+        return self.batches > 100
+
+
+class Breaks(Hangs):
+    """Spoils what its process needs to speak, then hangs."""
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if output.requires_grad and self._trains():
+            json.dumps = json.loads = lambda *_, **__: None  # type: ignore[assignment]
+            while True:
+                _SLEEP(60)
+        return Tiny.loss(self, output, target)
+
+
+class Huge(Tiny):
+    """Losses that no square of them fits into a float."""
+
+    pause = 0.0
+    scale = 1e200
+
+    def model(self) -> torch.nn.Module:
+        return super().model().double()
+
+    def train_data(self) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs, targets = super().train_data()
+        return inputs.double(), targets.double()
+
+    def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return super().loss(output, target) * self.scale
+
+
+class Tiniest(Huge):
+    """Losses that vanish when they are squared."""
+
+    scale = 1e-300
