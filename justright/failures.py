@@ -19,6 +19,7 @@ class FailureKind(StrEnum):
     DISK = "disk"  #: It found no space left.
     LOST = "lost"  #: Its worker died, or its machine, or the line to it.
     RETURNED = "returned"  #: Given back in good order: it goes on from its checkpoint.
+    INTERNAL = "internal"  #: justright itself failed on it.
     REFUSED = "refused"  #: The worker may not run such a job.
 
 

@@ -15,12 +15,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 
 from justright.broker import AT_MOST, Broker
-from justright.errors import StorageError, UsageError
+from justright.errors import UsageError
 from justright.failures import Failure, FailureKind
 from justright.lifecycle import StudyState, TrialState
 from justright.logs import event
@@ -43,11 +43,12 @@ from orchestrator.search.choosing import choose_policy
 from orchestrator.search.policy import PolicyFactory
 from orchestrator.storage import ledger
 from orchestrator.storage.ledger import Ledger
+from orchestrator.studies.effects import Effects
+from orchestrator.studies.guard import Guard, reason_of
+from orchestrator.studies.plain import give_up, plain_snapshot
 from orchestrator.studies.study_run import StudyRun
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _PUBLISH_EVERY = 0.2  # seconds between snapshots of a study that is under way
 _WORKERS_EVERY = 0.5
@@ -79,21 +80,16 @@ class Reconciler:
         self._broker, self._ledger, self._clock = broker, books, clock
         self._make_policy = make_policy
         self._lease, self._attempts = settings.lease, settings.attempts
-        self._fatal: tuple[type[Exception], ...] = (StorageError, *books.failures)
+        self._guard = Guard(books.failures)
+        self._outbox = _Outbox()
         self._runs: dict[str, StudyRun] = {}
         for name, study in books.studies().items():
-            try:
-                self._runs[name] = self._take_up(study)
-            except self._fatal:
-                raise
-            except Exception:  # written by a newer release, perhaps
-                log.exception("study %s cannot be read; it is left as it is", name)
+            self._take_up(name, study)
         self._workers: list[WorkerInfo] = []
         self._look_at_workers = 0.0
         self._look_at_places = 0.0
         self._missing_since: dict[str, float] = {}
         self._shown: dict[str, tuple[int | None, float]] = {}  #: Version and time, by study.
-        self._outbox = _Outbox()
 
     def turn(self, wait: float = _IDLE_WAIT) -> int:
         """One pass of the loop; returns how many messages it applied."""
@@ -102,7 +98,7 @@ class Reconciler:
         for message in messages:
             self._apply(message)
         for run in self._active():
-            self._safely(run, run.prune)
+            self._guard(run, run.prune, None)
         self._refresh(now, backlog=len(messages) >= AT_MOST)
         for run in self._active():
             self._end_if_due(run)
@@ -114,23 +110,22 @@ class Reconciler:
             self._broker.acknowledge()
         return len(messages)
 
-    def _take_up(self, study: optuna.Study) -> StudyRun:
-        return StudyRun(study, self._ledger.storage, self._attempts, self._clock, self._make_policy)
+    def _take_up(self, name: str, study: optuna.Study) -> None:
+        """Go on with a study of the ledger; one that cannot be taken up has failed."""
+        try:
+            self._runs[name] = StudyRun(
+                study, self._ledger.storage, self._attempts, self._clock, self._make_policy
+            )
+        except self._guard.passes:
+            raise
+        except Exception as error:
+            log.exception("study %s cannot be taken up", name)
+            snapshot = give_up(study, reason_of(error))
+            if snapshot is not None:
+                self._outbox.failed.append(snapshot)
 
     def _active(self) -> list[StudyRun]:
         return [run for run in self._runs.values() if run.record.active]
-
-    def _safely(self, run: StudyRun, call: Callable[[], T]) -> T | None:
-        """What the call returns. One study's fault ends that study, never the service."""
-        try:
-            return call()
-        except self._fatal:
-            raise
-        except Exception as error:
-            log.exception("study %s fails", run.name)
-            message = f"justright itself failed: {type(error).__name__}: {error}"
-            run.fail(Failure(kind=FailureKind.TASK, message=message))
-            return None
 
     # -- what arrives ---------------------------------------------------------------------------
 
@@ -145,22 +140,20 @@ class Reconciler:
             case Pause() | Resume():
                 run = self._runs.get(message.study)
                 if run is not None and run.record.active:
-                    self._safely(run, run.pause if isinstance(message, Pause) else run.resume)
+                    self._guard(run, run.pause if isinstance(message, Pause) else run.resume, None)
             case Refused():
                 event(
                     log, "job refused", level=logging.WARNING, job=message.job,
                     worker=message.worker, reason=message.reason,
                 )  # fmt: skip
                 for run in self._active():
-                    if message.job in run.open_jobs():
-                        refuse = partial(run.refuse_job, message.job, message.reason)
-                        self._safely(run, refuse)
+                    self._guard(run, partial(run.refuse_job, message.job, message.reason), None)
             case Hello():
                 self._look_at_workers = 0.0
             case _:
                 run = self._runs.get(message.study)
                 if run is not None and run.record.active:
-                    self._safely(run, lambda: run.apply(message))
+                    self._guard(run, partial(run.apply, message), None)
 
     def _submit(self, message: Submit) -> None:
         spec = message.spec
@@ -178,7 +171,7 @@ class Reconciler:
             except UsageError as error:
                 self._outbox.failed.append(_not_taken(message, error))
                 return
-            self._runs[spec.name] = self._take_up(study)
+            self._take_up(spec.name, study)
             self._outbox.created.append(spec.name)
             event(log, "study begun", study=spec.name, task=spec.task.label)
             return
@@ -186,7 +179,7 @@ class Reconciler:
         if differing:  # clients look as well, at a snapshot that may be old
             run.record.refuse(message.id, another_study(spec.name, differing))
             return
-        run.resubmit(message.id, spec)
+        self._guard(run, partial(run.resubmit, message.id, spec), None)
 
     def _hint(self, like: str | None) -> dict[str, float]:
         """What an earlier study tells a new one.
@@ -229,17 +222,16 @@ class Reconciler:
             if not self._broker.mark():
                 self._redis_was_emptied()
             for run in self._active():
-                run.clock.note()
-                self._recover(run, now)
+                self._guard(run, run.clock.note, None)
+                self._guard(run, partial(self._recover, run, now), None)
 
     def _redis_was_emptied(self) -> None:
         """It is new, or came back without its data: put everything there again."""
-        if any(job for run in self._active() for job in run.open_jobs()):
+        if any(self._guard(run, run.busy_jobs, 0) for run in self._active()):
             log.warning("Redis has lost its data: running trials go back to their checkpoints")
         self._shown.clear()
-        for run in self._runs.values():
-            if run.record.active:
-                self._safely(run, run.redis_was_emptied)
+        for run in self._active():
+            self._guard(run, run.redis_was_emptied, None)
 
     def _recover(self, run: StudyRun, now: float) -> None:
         """Take back jobs that are neither queued nor leased, and send their trials out again."""
@@ -274,8 +266,9 @@ class Reconciler:
         for pool in {worker.pool for worker in self._workers}:
             workers = [worker for worker in self._workers if worker.pool == pool]
             runs = [run for run in self._active() if run.record.spec.pool == pool]
-            free = len(workers) - sum(run.busy_jobs() for run in runs)
-            hungry = sorted(runs, key=lambda run: run.busy_jobs())
+            busy = {run.name: self._guard(run, run.busy_jobs, 0) for run in runs}
+            free = len(workers) - sum(busy.values())
+            hungry = sorted(runs, key=lambda run: busy[run.name])
             while free > 0 and hungry:
                 run = hungry.pop(0)
                 job = self._next_job(run, workers, free)
@@ -288,26 +281,28 @@ class Reconciler:
         told = [worker.lanes for worker in workers if worker.lanes is not None]
         asked = run.record.spec.lanes
         lanes = min(told, default=None) if asked == "auto" else asked
-        return self._safely(run, lambda: run.next_job(lanes, free, _new_id))
+        return self._guard(run, partial(run.next_job, lanes, free, _new_id), None)
 
     def _drop_untrainable(self) -> None:
         """A study whose task could not even be loaded leaves nothing but the news of it."""
         for name, run in list(self._runs.items()):
-            if run.record.state == StudyState.FAILED and not run.trials:
-                self._outbox.failed.append(run.snapshot())
+            failure = run.record.failure
+            ours = failure is not None and failure.kind is FailureKind.INTERNAL
+            if run.record.state == StudyState.FAILED and not run.trials and not ours:
+                self._outbox.failed.append(plain_snapshot(run.record))
                 self._ledger.drop(name)
                 del self._runs[name]
                 self._shown.pop(name, None)  # the next study of that name counts anew
 
     def _end_if_due(self, run: StudyRun) -> None:
-        reason = run.end_reason()
+        reason = self._guard(run, run.ending.reason, None)
         if reason is not None:
             self._end(run, StudyState.COMPLETE, reason)
 
     def _end(self, run: StudyRun, state: StudyState, reason: str) -> None:
         """End a study now: what is running is told to stop and is pruned with what it has."""
-        run.finish(state, reason)
-        event(log, "study ended", study=run.name, state=state, reason=reason)
+        self._guard(run, partial(run.finish, state, reason), None)
+        event(log, "study ended", study=run.name, state=run.record.state, reason=reason)
 
     def _let_out(self, now: float) -> None:
         """Everything that rests on what was just committed."""
@@ -315,7 +310,7 @@ class Reconciler:
         for name in outbox.created:
             self._broker.forget(name)
         for run in self._runs.values():
-            effects, pool = run.drain(), run.record.spec.pool
+            effects, pool = self._guard(run, run.drain, Effects()), run.record.spec.pool
             for job_id in effects.withdrawn:
                 self._broker.withdraw(job_id, pool)
             if effects.revoked:
@@ -340,7 +335,7 @@ class Reconciler:
         pool = run.record.spec.pool
         waits = run.record.active and pool not in {worker.pool for worker in self._workers}
         note = f"waiting for a worker in pool {pool}" if waits else ""
-        self._broker.publish(run.snapshot(note))
+        self._guard(run, lambda: self._broker.publish(run.snapshot(note)), None)
 
 
 def _not_taken(message: Submit, error: UsageError) -> Snapshot:

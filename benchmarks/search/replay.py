@@ -128,7 +128,7 @@ class Replay:
 
     def _next(self) -> TrainJob | None:
         began = time.perf_counter()
-        reason = self._run.end_reason()
+        reason = self._run.ending.reason()
         if reason is not None:
             self._run.finish(StudyState.COMPLETE, reason)
             return None

@@ -19,7 +19,10 @@ def with_words(answer: Answer, spec: StudySpec, results: Sequence[Result]) -> An
     """The answer with its shape and what follows from it."""
     if answer.best_lr is None:
         return answer
-    found = [_at_the_edge(answer, spec), _flat(answer), _too_noisy(answer, spec, results)]
+    flat = _flat(answer)
+    # Where the rate hardly matters, nobody needs to tell two rates apart.
+    noisy = None if flat else _too_noisy(answer, spec, results)
+    found = [_at_the_edge(answer, spec), flat, noisy]
     known = [one for one in found if one is not None]
     shape = known[0][0] if known else "bowl"
     return answer.model_copy(

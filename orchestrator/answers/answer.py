@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from justright.lifecycle import StudyState, TrialState
 from justright.messages import Answer
 from orchestrator.search.policy import PLATEAU_SHARE
+from orchestrator.search.unit import Unit
 
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
 _T95 = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -43,6 +44,11 @@ class _Rate:
     lr: float
     params: dict[str, Any]
     losses: list[float]
+    failed: int = 0  #: Replicates that failed: they speak neither for the rate nor against it.
+
+    @property
+    def runs(self) -> int:
+        return len(self.losses) + self.failed
 
     @property
     def mean(self) -> float:
@@ -65,32 +71,39 @@ def make_answer(
 
     One that has reached the ``target``, a loss that is good enough, counts as well.
     """
-    rates = _by_rate(results, target)
-    best = _best(rates, results)
+    unit = Unit.of([r.best for r in results], initial_loss)
+    results = [replace(result, best=unit.shrink(result.best)) for result in results]
+    rates = _by_rate(results, unit.shrink(target))
+    best = _best(rates)
     epochs = sum(result.epochs for result in results)
-    counts = {
-        "complete": sum(r.state == TrialState.COMPLETE for r in results),
-        "pruned": sum(r.state == TrialState.PRUNED for r in results),
-        "diverged": sum(r.diverged for r in results),
-        "failed": sum(r.state == TrialState.FAILED for r in results),
-    }
+    interval = _interval(best, rates) if best else None
     return Answer(
         study=study,
         state=state,
         reason=reason,
         best_lr=best.lr if best else None,
         params=best.params if best else {},
-        loss=best.mean if best else None,
-        loss_interval=_interval(best, rates) if best else None,
-        plateau=_plateau(best, rates, results, initial_loss) if best else None,
+        loss=unit.restore(best.mean) if best else None,
+        loss_interval=(unit.restore(interval[0]), unit.restore(interval[1])) if interval else None,
+        plateau=_plateau(best, rates, results, unit.shrink(initial_loss)) if best else None,
         edge_of_stability=min((r.lr for r in results if r.diverged), default=None),
-        trials=counts,
+        trials=count_ends(results),
         attempts=sum(result.attempt for result in results),
         epochs=epochs,
         full_trainings=round(epochs / horizon, 2) if horizon else None,
         seconds=round(seconds, 2),
         seed=seed,
     )
+
+
+def count_ends(results: Sequence[Result]) -> dict[str, int]:
+    """How many trials ended in which way."""
+    return {
+        "complete": sum(r.state == TrialState.COMPLETE for r in results),
+        "pruned": sum(r.state == TrialState.PRUNED for r in results),
+        "diverged": sum(r.diverged for r in results),
+        "failed": sum(r.state == TrialState.FAILED for r in results),
+    }
 
 
 def _by_rate(results: Sequence[Result], target: float | None) -> list[_Rate]:
@@ -104,15 +117,22 @@ def _by_rate(results: Sequence[Result], target: float | None) -> list[_Rate]:
             continue
         key = result.number if result.replicate_of is None else result.replicate_of
         rates.setdefault(key, _Rate(result.lr, result.params, [])).losses.append(result.best)
+    for result in results:
+        if result.state == TrialState.FAILED and result.replicate_of in rates:
+            rates[result.replicate_of].failed += 1
     return sorted(rates.values(), key=lambda rate: rate.lr)
 
 
-def _best(rates: Sequence[_Rate], results: Sequence[Result]) -> _Rate | None:
-    """The lowest mean loss, among the rates with the most replicates."""
+def _best(rates: Sequence[_Rate]) -> _Rate | None:
+    """The lowest mean loss, among the rates with the most replicates.
+
+    A replicate that failed counts for that as one that has run: it was given to the rate because
+    the rate is among the best, and says nothing else.
+    """
     if not rates:
         return None
-    most = max(len(rate.losses) for rate in rates)
-    return min((rate for rate in rates if len(rate.losses) == most), key=lambda rate: rate.mean)
+    most = max(rate.runs for rate in rates)
+    return min((rate for rate in rates if rate.runs == most), key=lambda rate: rate.mean)
 
 
 def _t95(freedom: int) -> float:
@@ -214,7 +234,7 @@ def _reach(best: _Rate, outward: Sequence[_Rate], stops: Sequence[float], limit:
         share = (limit - inside.mean) / (beyond.mean - inside.mean)
         reach = inside.lr * (beyond.lr / inside.lr) ** share
     if nearest is not None:
-        halfway = math.sqrt(inside.lr * nearest)
+        halfway = math.sqrt(inside.lr) * math.sqrt(nearest)
         closer = abs(math.log(halfway / best.lr)) < abs(math.log(reach / best.lr))
         if beyond is None or closer:
             reach = halfway

@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.search.policy import Proposal, SearchContext, originals
+from orchestrator.search.unit import Unit
 from orchestrator.storage import ledger
 
 _SEPARATE = 3.0  # standard errors
@@ -79,15 +80,22 @@ class Asking:
                 asked.add((of, trial.user_attrs[ledger.SEED]))
                 if of in losses and trial.state == TrialState.COMPLETE:
                     losses[of].append(trial.value or 0.0)
-        best = min(losses.values(), key=statistics.fmean, default=[])
+        best = min(losses.values(), key=_mean, default=[])
         open_ = [t for t in finalists if not _apart(losses[t.number], best)]
         seeds = (self._spec.seed + number for number in range(1, self._spec.replicates))
         return [(t, seed) for seed in seeds for t in open_ if (t.number, seed) not in asked]
+
+
+def _mean(losses: Sequence[float]) -> float:
+    unit = Unit.of(losses)
+    return unit.restore(statistics.fmean(unit.shrink(x) for x in losses))
 
 
 def _apart(losses: Sequence[float], best: Sequence[float]) -> bool:
     """Whether the difference of the means is beyond their noise: three standard errors."""
     if losses is best or min(len(losses), len(best)) < 3:
         return False
+    unit = Unit.of([*losses, *best])
+    losses, best = [unit.shrink(x) for x in losses], [unit.shrink(x) for x in best]
     error = math.hypot(*(statistics.stdev(x) / math.sqrt(len(x)) for x in (losses, best)))
     return statistics.fmean(losses) - statistics.fmean(best) > _SEPARATE * error

@@ -30,7 +30,7 @@ HINT = "hint"  #: the best rate of a similar study, from which the search begins
 REASON = "reason"  #: why the study ended
 ANSWER = "answer"  #: Answer, as JSON data
 SUBMISSION = "submission"  #: id of the latest Submit
-SPENT = "seconds"  #: seconds at work since the first dispatch, pauses of the service left out
+SPENT = "seconds"  #: seconds since the submission, pauses of study and service left out
 FAILURE = "failure"  #: Failure, where the study failed
 
 # User attributes of a trial. STATE and FAILURE as above.

@@ -8,7 +8,7 @@ _NOTE_EVERY = 2.0  # seconds at work that a kill of the orchestrator may forget
 
 
 class WorkClock:
-    """Seconds at work since the first dispatch, without pauses of the study or of the service."""
+    """Seconds since the study was submitted, without pauses of the study or of the service."""
 
     def __init__(
         self, clock: Callable[[], float], spent: float, note: Callable[[float], None]
@@ -24,12 +24,12 @@ class WorkClock:
         return self._spent + (self._clock() - self._since if self._since is not None else 0.0)
 
     def start(self) -> None:
-        """Something is in training; does nothing where something was already."""
+        """The study works, or waits for a worker; does nothing where it did already."""
         if self._since is None:
             self._since = self._clock()
 
     def rest(self) -> None:
-        """Nothing is in training any more."""
+        """The study has paused, or ended."""
         self._spent, self._since = self.elapsed, None
         self._note(self._spent)
 

@@ -36,9 +36,11 @@ from orchestrator.storage.notes import save_note
 from orchestrator.studies.clock import WorkClock
 from orchestrator.studies.current_answer import CurrentAnswer
 from orchestrator.studies.effects import Effects
+from orchestrator.studies.ending import Ending
 from orchestrator.studies.giving_up import GivingUp
 from orchestrator.studies.inspection import TaskInspection
 from orchestrator.studies.jobs import JobFactory
+from orchestrator.studies.plain import no_answer, plain_snapshot
 from orchestrator.studies.study_record import StudyRecord
 from orchestrator.studies.study_search import StudySearch
 from orchestrator.studies.trial_book import TrialBook
@@ -70,8 +72,10 @@ class StudyRun:
         self.jobs = JobFactory(self.record)
         self.search = StudySearch(study, storage, self.record, make_policy)
         self._inspection = TaskInspection(self.record, max_attempts)
+        self.ending = Ending(self.record, self.clock, self._book, self.search)
         self._answers = CurrentAnswer(study, self.record, self.trials, clock)
         self._untidy = False
+        self._broken = False  #: Nothing that looks at its losses can be relied on.
         self._take_up()
 
     def _take_up(self) -> None:
@@ -81,11 +85,11 @@ class StudyRun:
             self._book.pause_all("paused")
         if record.working:
             self._book.resume_all()
-            if self.trials.open_jobs():
-                self.clock.start()  # workers went on while nobody looked
         if not record.active and record.untold:
             self._untidy = True
             self._book.call_off(record.reason or "the study has ended")
+        if record.working:
+            self.clock.start()  # it is at work, or waits for somebody who is
         self._begin()
 
     @property
@@ -132,7 +136,6 @@ class StudyRun:
         job = new_id()
         for record in records:
             self._book.queue(record, job)
-        self.clock.start()
         return self.jobs.train(job, records, plan)
 
     def drain(self) -> Effects:
@@ -182,7 +185,9 @@ class StudyRun:
 
     def refuse_job(self, job: str, reason: str) -> None:
         """A worker would not run one of our jobs."""
-        if job and job == self._inspection.job:
+        if not job or job not in self.open_jobs():
+            return
+        if job == self._inspection.job:
             self._inspection_failed(Failure(kind=FailureKind.REFUSED, message=reason))
         for record in self.trials.open_jobs().get(job, []):
             self._book.refuse(record, reason)
@@ -250,6 +255,7 @@ class StudyRun:
         """Go on from where it was paused."""
         if self.record.state != StudyState.PAUSED:
             return
+        self.clock.start()
         if self.record.inspection is None:
             self._inspection.start_anew()
             self.record.set_state(StudyState.INSPECTING)
@@ -269,7 +275,9 @@ class StudyRun:
         if final or (record.inspection is None and record.active):
             return
         self._giving_up.forgive(self.trials)
+        self._broken = False
         record.reopen()
+        self.clock.start()
         if record.inspection is not None:
             record.set_state(StudyState.RUNNING)
             self._begin()
@@ -278,17 +286,6 @@ class StudyRun:
         record.set_state(StudyState.INSPECTING)
 
     # -- the end --------------------------------------------------------------------------------
-
-    def end_reason(self) -> str | None:
-        """The reason for which the study should end now, or None."""
-        spec = self.record.spec
-        if not self.record.working:
-            return None
-        if spec.timeout is not None and self.clock.elapsed >= spec.timeout:
-            return "timeout"
-        if spec.target is not None and self.trials.best <= spec.target:
-            return "target"
-        return self.search.stop_reason(self._book)
 
     def finish(self, state: StudyState, reason: str) -> None:
         """End the study now: trials end with what they have, and the answer is final."""
@@ -310,6 +307,21 @@ class StudyRun:
         self.record.set_failure(failure)
         self.finish(StudyState.FAILED, "failed")
 
+    def break_off(self, failure: Failure) -> None:
+        """As ``fail``, for a study whose own numbers keep it from ending in good order."""
+        record = self.record
+        self._broken = True
+        record.set_failure(failure)
+        record.set_reason("failed")
+        self._untidy = len(self.trials) > 0
+        record.set_untold(True)
+        self._book.abandon(self.trials, "failed")
+        self._inspection.call_off()
+        self.clock.rest()
+        results = [trial.result() for trial in self.trials]
+        record.set_answer(no_answer(record, results, self.clock.elapsed))
+        record.set_state(StudyState.FAILED)
+
     # -- what clients are shown -----------------------------------------------------------------
 
     @property
@@ -320,7 +332,10 @@ class StudyRun:
 
     def snapshot(self, note: str = "") -> Snapshot:
         """What clients are shown. ``note``: what it waits for, where somebody else knows that."""
-        record, diagnoses = self.record, self.trials.diagnoses()
+        record = self.record
+        if self._broken:
+            return plain_snapshot(record, note)
+        diagnoses = self.trials.diagnoses()
         return Snapshot(
             study=self.name,
             submission=record.submission,

@@ -9,7 +9,9 @@ from optuna.trial import FrozenTrial
 from justright.errors import JustrightError
 from justright.failures import Failure, FailureKind
 from justright.messages import Space
-from orchestrator.search.policy import Policy, PolicyFactory, SearchContext
+from justright.spec import StudySpec
+from orchestrator.search.asking import FINALISTS
+from orchestrator.search.policy import Policy, PolicyFactory, Proposal, SearchContext
 from orchestrator.studies.study_record import StudyRecord
 from orchestrator.studies.trial_book import TrialBook
 from orchestrator.studies.trial_record import TrialRecord
@@ -33,10 +35,11 @@ class StudySearch:
         self._study, self._storage, self._record = study, storage, record
         self._make_policy = make_policy
         self.policy: Policy | None = None  #: None: the task was not looked at yet.
+        self.exhausted = False  #: It had nothing to train while nothing was in training.
 
     def begin(self) -> Failure | None:
         """Make the policy, of what was seen of the task; or why this cannot be searched."""
-        self.policy = None
+        self.policy, self.exhausted = None, False
         record, inspection = self._record, self._record.inspection
         if inspection is None or not record.active:
             return None
@@ -83,11 +86,22 @@ class StudySearch:
             lanes = 1
         wanted = self.policy.suggest(lanes, workers)
         resumed = [book.promote(number, wanted.until) for number in wanted.resume]
-        started = [book.add(proposal, wanted.until) for proposal in wanted.start]
-        records = [record for record in resumed if record is not None] + started
+        started = [self._within_budget(book, proposal, wanted.until) for proposal in wanted.start]
+        records = [record for record in [*resumed, *started] if record is not None]
         if not records and book.trials.idle and self.policy.stop_reason() is None:
-            raise RuntimeError("the search has nothing to train, and does not end")
+            self.exhausted = True
         return records
+
+    def _within_budget(
+        self, book: TrialBook, proposal: Proposal, until: int | None
+    ) -> TrialRecord | None:
+        """The trial, or None where it is one more than the user allowed."""
+        spec, record = self._record.spec, book.add(proposal, until)
+        searching = sum(one.replicate_of is None for one in book.trials)
+        if searching <= spec.trials and len(book.trials) <= most_trials(spec):
+            return record
+        book.abandon([record], "beyond the budget of trials")
+        return None
 
     @property
     def _unknown_range(self) -> bool:
@@ -101,12 +115,13 @@ class StudySearch:
             return None
         return self.policy.should_stop(trial)
 
-    def stop_reason(self, book: TrialBook) -> str | None:
-        """Why the search is over; None: it is not, or somebody still trains."""
-        if self.policy is None or not book.trials.idle:
-            return None
-        return self.policy.stop_reason()
-
     def total(self, trials: int) -> int:
         """How many trials the study will ask for, as far as anybody knows."""
+        if not self._record.active:
+            return trials
         return self.policy.total if self.policy else max(self._record.spec.trials, trials)
+
+
+def most_trials(spec: StudySpec) -> int:
+    """The trials of the budget, and the replicates of the best of them."""
+    return spec.trials + (spec.replicates - 1) * min(FINALISTS, spec.trials)

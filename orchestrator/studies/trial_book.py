@@ -6,7 +6,7 @@ collected, and handed out by ``drain`` once the ledger has been committed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 import optuna
@@ -198,7 +198,8 @@ class TrialBook:
     def promote(self, number: int, until: int | None) -> TrialRecord | None:
         """Send a paused trial on to a further step (d); None where it is not paused."""
         record = self.trials[number]
-        if record.state != TrialState.PAUSED:
+        further = until is None or until > record.step
+        if record.state != TrialState.PAUSED or not further:
             return None
         # First where to: killed in between, it is one that rests on its way there.
         self._writer.until(record, until)
@@ -234,6 +235,20 @@ class TrialBook:
                 waits = record.state == TrialState.PAUSED and not record.rests
                 why = f"not promoted: {reason}" if waits else reason
                 self._prune(record, _END_LETTERS[record.state], why)
+
+    def abandon(self, records: Iterable[TrialRecord], reason: str) -> None:
+        """End these without a look at their losses, which may be what cannot be looked at."""
+        for record in records:
+            if record.state in FINISHED:
+                continue
+            self._decide(record, reason)
+            self._revoked.append(record.job)
+            self._withdrawn += [record.job] if record.job else []
+            record.state, record.reason = TrialState.PRUNED, reason
+            self._writer.note(record, ledger.WHY, reason)
+            self._writer.note(record, ledger.STATE, record.state)
+            self._writer.told(record, Told.PRUNED)
+        self._writer.version += 1
 
     def _fail_attempt(self, record: TrialRecord, failure: Failure | None) -> None:
         failure = failure or Failure(kind=FailureKind.LOST, message="no reason was given")

@@ -107,6 +107,8 @@ class TrialRecord:
         return LossCurve(self.lr, self.by_step, initial_loss, self.train, bool(self.diverged))
 
     def view(self, diagnosis: str = "") -> TrialView:
+        # What an attempt failed of says nothing of a trial that went on and came to its end.
+        went_on = self.state in (TrialState.COMPLETE, TrialState.PRUNED)
         # A trial that ended before it heard that it should stop was not stopped.
         stopping = "" if self.state in FINISHED else self.stopping
         return TrialView(
@@ -122,7 +124,7 @@ class TrialRecord:
             diverged=bool(self.diverged),
             diagnosis=diagnosis,
             reason=self.reason or stopping,
-            failure=self.failure,
+            failure=None if went_on else self.failure,
         )
 
     def result(self) -> Result:

@@ -109,6 +109,12 @@ class TrialWriter:
         """Its end, in Optuna's words."""
         self.keep_train_losses(record)
         self.note(record, ledger.DIAGNOSIS, self._trials.diagnosis(record))
+        self.told(record, state, value)
+
+    def told(
+        self, record: TrialRecord, state: optuna.trial.TrialState, value: float | None = None
+    ) -> None:
+        """Its end alone, without what its losses say."""
         self._study.tell(record.number, value, state=state, skip_if_finished=True)
 
     def as_optuna_has_it(self, record: TrialRecord) -> FrozenTrial:

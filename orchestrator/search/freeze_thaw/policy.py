@@ -147,10 +147,18 @@ class FreezeThawPolicy(Policy):
         return Suggestion(plan.until, start, resume)
 
     def _start(self, decades: float, until: int) -> Proposal:
-        space = self.distribution
-        rate = min(max(float(f"{10**decades:.6g}"), space.low), space.high)
+        rate = self._rate_at(decades)
         self._asking.fix({"lr": rate, **self._fixed}, {ledger.UNTIL: until})
         return self._asking.ask(self._space)
+
+    def _rate_at(self, decades: float) -> float:
+        """A short number, unless the range is so narrow that it would be another place's rate."""
+        space = self.distribution
+        for digits in (6, 17):
+            rate = min(max(float(f"{10**decades:.{digits}g}"), space.low), space.high)
+            if self._planner.nearest(math.log10(rate)) == decades:
+                return rate
+        return rate
 
     @property
     def _space(self) -> Distributions:

@@ -14,6 +14,8 @@ from scipy import stats
 
 from justright.lifecycle import StudyState, TrialState
 from justright.messages import Answer
+from justright.spec import StudySpec, TaskRef
+from orchestrator.answers.advice import with_words
 from orchestrator.answers.answer import Result, as_note, make_answer
 
 COMPLETE, PRUNED = TrialState.COMPLETE, TrialState.PRUNED
@@ -232,3 +234,43 @@ def test_a_pruned_rate_that_was_good_enough_is_within_the_band() -> None:
     answer = answer_of([*done({0.1: 1.0, 1.0: 3.0}), bad], initial_loss=2.0)
     assert answer.plateau is not None
     assert answer.plateau[1] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("replicates", "best"),
+    [
+        ({0.1: "....", 0.2: "...."}, 0.1),
+        ({0.1: "..x.", 0.2: "...."}, 0.1),  # one failed: it says nothing of the rate
+        ({0.1: ".xxx", 0.2: "...."}, 0.1),
+        ({0.1: "..x.", 0.2: ".xx."}, 0.1),
+        ({0.1: "..d.", 0.2: "...."}, 0.2),  # one diverged: the rate cannot be relied on
+        ({0.1: ".", 0.2: "...."}, 0.2),  # was not among the best
+    ],
+)
+def test_a_failed_replicate_does_not_change_the_answer(
+    replicates: dict[float, str], best: float
+) -> None:
+    """``.`` a run that completed, ``x`` one that failed, ``d`` one that diverged."""
+    results: list[Result] = []
+    for lr, runs in replicates.items():
+        original = len(results)
+        for run in runs:
+            of = None if len(results) == original else original
+            state = {".": COMPLETE, "x": TrialState.FAILED, "d": PRUNED}[run]
+            loss = lr if run == "." else None
+            results.append(
+                Result(len(results), lr, state, loss, replicate_of=of, diverged=run == "d")
+            )
+    assert answer_of(results).best_lr == best
+
+
+def test_one_piece_of_advice_does_not_contradict_another() -> None:
+    """Where the rate hardly matters, nobody is told to find out which is better."""
+    spec = StudySpec(name="s", task=TaskRef(target="/t.py:T"), lr=(1e-6, 1e2))
+    results = done({1e-4: 0.5, 1e-3: 0.501, 1e-2: 0.5005, 0.1: 0.502, 1.0: 0.7})
+    answer = answer_of(results, initial_loss=2.3)
+    answer = answer.model_copy(update={"loss_interval": (0.4, 0.6)})
+    assert with_words(answer, spec, results).shape == "flat"
+    assert len(with_words(answer, spec, results).advice) == 1
+    narrow = answer.model_copy(update={"plateau": (1e-4, 1e-3)})
+    assert with_words(narrow, spec, results).shape == "noisy"
