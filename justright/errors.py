@@ -33,6 +33,10 @@ class ForgedMessage(MessageError):
     """A message that had to be signed is not, or was altered."""
 
 
+class BegunBefore(MessageError):
+    """A job that somebody has begun, or that was taken back."""
+
+
 class ExpiredMessage(MessageError):
     """A message that is authentic, and too old; ``body`` is its content."""
 

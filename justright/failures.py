@@ -46,4 +46,11 @@ class Failure(BaseModel):
     message: str
     traceback: str = ""  #: The user's own.
     output: str = ""  #: The last lines that the training printed.
+    #: It says something of the worker (no such file there, no such device): another may be able to.
+    elsewhere: bool = False
     counts: bool = True  #: Against the trial's attempts; not where it got on all the same.
+
+    @property
+    def of_worker(self) -> bool:
+        """Whether it speaks of the worker, and not of the study or the trial."""
+        return self.elsewhere or self.kind is FailureKind.REFUSED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -16,6 +17,7 @@ _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as <malloc.h> numbers them
 _MOST_MMAP_THRESHOLD = 32 * 2**20  # bytes; glibc takes no more
 _MOST_KEPT = 2**31 - 1  # bytes; what a C int holds
+_MEMORY_SHARE = 0.8  # of the machine's memory that its trainings may hold
 _PATIENCE = 10.0  # seconds that a process has to end by itself
 _LAST_LINES = 12  # of a log, that explain how it ended
 # Found here: between fork and exec, where it is used, no library may be looked for.
@@ -125,3 +127,16 @@ def last_lines(log: Path, count: int = _LAST_LINES) -> str:
         return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
     except OSError:
         return ""
+
+
+def machine_memory() -> float:
+    """Bytes of memory that this machine, or the container that we are in, has."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError, ValueError):
+        return min(pages, float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return float(pages)
+
+
+def memory_for_each(workers: int) -> float:
+    """Bytes of memory that the training process of each of so many workers here may hold."""
+    return _MEMORY_SHARE * machine_memory() / workers

@@ -101,6 +101,9 @@ class Reconciler:
             self._guard(run, run.prune, None)
         self._refresh(now, backlog=len(messages) >= AT_MOST)
         for run in self._active():
+            failure = self._guard(run, partial(run.refusals.by_all, self._names(run)), None)
+            if failure is not None:
+                self._guard(run, partial(run.fail, failure), None)
             self._end_if_due(run)
         self._dispatch()
         self._drop_untrainable()
@@ -147,7 +150,7 @@ class Reconciler:
                     worker=message.worker, reason=message.reason,
                 )  # fmt: skip
                 for run in self._active():
-                    self._guard(run, partial(run.refuse_job, message.job, message.reason), None)
+                    self._guard(run, partial(run.refuse_job, message), None)
             case Hello():
                 self._look_at_workers = 0.0
             case _:
@@ -250,7 +253,8 @@ class Reconciler:
                 continue
             self._missing_since.pop(job, None)
             if not records:
-                run.lose_inspection()
+                message = "the workers that looked at the task were lost"
+                run.inspection_failed(Failure(kind=FailureKind.LOST, message=message))
             for record in records:
                 if job:
                     event(
@@ -258,6 +262,10 @@ class Reconciler:
                         trial=record.number, attempt=record.attempt, job=job,
                     )  # fmt: skip
                     run.lose(record)
+
+    def _names(self, run: StudyRun) -> set[str]:
+        """The workers that live in the study's pool."""
+        return {worker.name for worker in self._workers if worker.pool == run.record.spec.pool}
 
     # -- what goes out ----------------------------------------------------------------------------
 
@@ -278,9 +286,12 @@ class Reconciler:
                     hungry.append(run)
 
     def _next_job(self, run: StudyRun, workers: list[WorkerInfo], free: int) -> Job | None:
+        # Whoever takes the job trains it in groups of its own size: one with few lanes must not
+        # hold all others to them.
         told = [worker.lanes for worker in workers if worker.lanes is not None]
         asked = run.record.spec.lanes
-        lanes = min(told, default=None) if asked == "auto" else asked
+        most = max(told) if len(told) == len(workers) else None
+        lanes = most if asked == "auto" else asked
         return self._guard(run, partial(run.next_job, lanes, free, _new_id), None)
 
     def _drop_untrainable(self) -> None:
@@ -333,8 +344,11 @@ class Reconciler:
             return
         self._shown[run.name] = (run.version, now)
         pool = run.record.spec.pool
-        waits = run.record.active and pool not in {worker.pool for worker in self._workers}
-        note = f"waiting for a worker in pool {pool}" if waits else ""
+        note, names = "", self._names(run)
+        if run.record.active and not names:
+            note = f"waiting for a worker in pool {pool}"
+        elif run.record.active and (refused := run.refusals.in_words(names)):
+            note = f"refused by {refused}"
         self._guard(run, lambda: self._broker.publish(run.snapshot(note)), None)
 
 

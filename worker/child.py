@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 _ALIVE_EVERY = 0.5  # seconds between two signs of life
 
 
-def main(descriptor: int, permission: Permission, worker: str | None) -> None:
-    """Serve jobs until the parent goes. ``worker``: the name of ours."""
+def main(
+    descriptor: int, permission: Permission, worker: str | None, lanes: int | None = None
+) -> None:
+    """Serve jobs until the parent goes. ``worker``: the name of ours; ``lanes``: its own limit."""
     die_with_parent(signal.SIGKILL)  # the reading thread needs the GIL to notice its end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave_it_to_the_parent(os.getpid()))
@@ -59,15 +61,15 @@ def main(descriptor: int, permission: Permission, worker: str | None) -> None:
     url = settings.redis_url.get_secret_value()
     channel = Channel(RedisBroker(connect(url, patient=True)))
     line.serve(channel)
-    runner = JobRunner(channel, permission, settings, line.alive, worker)
+    runner = JobRunner(channel, permission, settings, line.alive, worker, lanes)
     line.write({"ready": {"device": pick_device().type, "torch": torch.__version__}})
     while True:
         job = decode_job(line.jobs.get())
         if runner.outdated(job):
             line.write({"recycle": job.id})
             os._exit(0)
-        runner.run(job)
-        line.write({"done": job.id})
+        refused = runner.run(job)
+        line.write({"done": job.id, "refused": refused})
 
 
 class _Line(threading.Thread):
@@ -133,4 +135,6 @@ if __name__ == "__main__":
     _options = list(pairwise(sys.argv[1:]))
     _tasks = [text for before, text in _options if before == "--tasks"]
     _worker = next((text for before, text in _options if before == "--worker"), None)
-    main(int(sys.argv[1]), read_permission(_tasks, "--allow-commands" in sys.argv), _worker)
+    _lanes = next((int(text) for before, text in _options if before == "--lanes"), None)
+    _permission = read_permission(_tasks, "--allow-commands" in sys.argv)
+    main(int(sys.argv[1]), _permission, _worker, _lanes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -13,11 +12,10 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from justright.errors import UsageError
-from justright.processes import die_with_parent
+from justright.processes import die_with_parent, memory_for_each
 from justright.settings import Settings
 from worker.parent.limits import GIB, Limits
 from worker.user_code.permission import read_permission
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
-# Of the machine's memory that its trainings may hold, where --memory does not say.
-_MEMORY_SHARE = 0.8
 
 # A number, or as NVIDIA names GPUs and their slices: GPU-..., MIG-...
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
@@ -90,11 +85,7 @@ def run_workers(
     if memory is not None and not memory > 0:
         raise UsageError(f"--memory: found {memory:g}, expected a number of GiB above 0")
     settings.signer()  # without a secret nothing is started
-    limit = (
-        memory * GIB
-        if memory is not None
-        else _MEMORY_SHARE * machine_memory() / max(1, len(chosen))
-    )
+    limit = memory * GIB if memory is not None else memory_for_each(max(1, len(chosen)))
     rights = _rights(allow_commands, tasks)
     if len(chosen) > 1:
         return _run_fleet(chosen, [*rights, "--memory", f"{limit / GIB:.3f}"], lanes, pool)
@@ -102,14 +93,6 @@ def run_workers(
     if threads is not None:
         environment |= {"JUSTRIGHT_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     return _run_one(settings, environment, lanes, pool, rights, limit)
-
-
-def machine_memory() -> float:
-    """Bytes of memory that this machine, or the container that we are in, has."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError, ValueError):
-        return min(pages, float(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return float(pages)
 
 
 def _rights(allow_commands: bool, tasks: Sequence[str]) -> list[str]:
@@ -153,7 +136,8 @@ def _run_one(
     gpu = environment["CUDA_VISIBLE_DEVICES"]
     name = f"{socket.gethostname()}-{'gpu' + gpu if gpu else 'cpu'}-{uuid.uuid4().hex[:6]}"
     # Before anything slow of our own: its import of torch is what a first trial waits for.
-    child = Child(environment, [*rights, "--worker", name])
+    own = [] if lanes == "auto" else ["--lanes", lanes]
+    child = Child(environment, [*rights, "--worker", name, *own])
     from justright.messages import WorkerInfo
 
     info = WorkerInfo(

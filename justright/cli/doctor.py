@@ -156,6 +156,9 @@ def _service(broker: RedisBroker) -> Iterator[Finding]:
         ", ".join(f"{w.name} ({w.device}, pool {w.pool})" for w in workers) or "none",
         "" if workers else "start one on each machine with a GPU: justright worker",
     )
+    for worker in workers:
+        if worker.refusing:
+            yield Finding("worker", False, f"{worker.name} refuses its jobs", worker.refusing)
 
 
 def _storage(settings: Settings) -> Iterator[Finding]:

@@ -194,6 +194,8 @@ def status_tables(
         people.add_column(name, no_wrap=True)
     for worker in workers:
         doing = worker.study or "idle"
+        if worker.refusing and not worker.study:
+            doing = "nothing: refuses"
         people.add_row(
             Text(worker.name), worker.pool, worker.device, str(worker.lanes or "auto"), doing
         )
@@ -203,6 +205,7 @@ def status_tables(
         studies if snapshots else empty,
         Text(),
         people if workers else Text("no workers", style="dim"),
+        *(Text(f"{w.name} refuses: {w.refusing}", style="red") for w in workers if w.refusing),
         Text(service, style="dim"),
     )
 

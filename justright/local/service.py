@@ -24,6 +24,7 @@ from justright.settings import Settings
 from justright.signing import Signer
 from justright.spec import StudySpec, TaskRef
 
+_GIB = 2**30  # bytes
 _LAST_WORDS = 5.0  # seconds beyond its grace that a worker is waited for
 
 
@@ -113,12 +114,12 @@ def _homes(task: TaskRef) -> list[str]:
 
 
 def _worker_options(gpus: Sequence[str], workers: int | None) -> list[tuple[str, list[str]]]:
-    """The workers of this machine: one a GPU; on the CPU one, its cores shared among more."""
+    """The workers of this machine: one a GPU; on the CPU one. They share cores and memory."""
+    count = workers or max(1, len(gpus))
+    memory = ["--memory", f"{processes.memory_for_each(count) / _GIB:.3f}"]
     if gpus:
-        count = workers or len(gpus)
         chosen = [gpus[i % len(gpus)] for i in range(count)]
-        return [(f"worker {i}", ["--gpus", gpu]) for i, gpu in enumerate(chosen)]
-    count = workers or 1
+        return [(f"worker {i}", ["--gpus", gpu, *memory]) for i, gpu in enumerate(chosen)]
     threads = max(1, (os.cpu_count() or 1) // count)
-    options = ["--gpus", "none", "--threads", str(threads)]
+    options = ["--gpus", "none", "--threads", str(threads), *memory]
     return [(f"worker {i}", options) for i in range(count)]

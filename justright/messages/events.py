@@ -34,6 +34,7 @@ class Inspection(Message):
     plan: LanePlan = LanePlan()
     failure: Failure | None = None
     warnings: tuple[str, ...] = ()  #: What its user should hear of, in sentences.
+    worker: str = ""  #: Who looked.
 
 
 class Space(Message):
@@ -91,6 +92,7 @@ class Outcome(Message):
     value: Loss = None  #: An objective's return value, where it returned one.
     reason: str = ""
     failure: Failure | None = None
+    worker: str = ""  #: Whose attempt it was.
     #: All (step, loss) of the trial, in case that a report was lost with a Redis that crashed.
     losses: tuple[tuple[int, Loss], ...] = ()
 
@@ -113,3 +115,4 @@ class Refused(Message):
     job: str
     worker: str
     reason: str
+    again: bool = False  #: It was begun before, or taken back: nothing is wrong with the worker.

@@ -26,6 +26,7 @@ class WorkerInfo(Message):
     job: str | None = None  #: None: idle.
     study: str | None = None
     since: float = 0.0
+    refusing: str = ""  #: Why it would not run its last job, and what to change; "": it did.
 
 
 class TrialView(BaseModel):

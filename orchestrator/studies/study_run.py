@@ -9,7 +9,7 @@ inspection of its task, its search, the clock of its work, when it gives up, its
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import optuna
@@ -23,6 +23,7 @@ from justright.messages import (
     Job,
     Noticed,
     Outcome,
+    Refused,
     Report,
     Snapshot,
     Space,
@@ -41,6 +42,7 @@ from orchestrator.studies.giving_up import GivingUp
 from orchestrator.studies.inspection import TaskInspection
 from orchestrator.studies.jobs import JobFactory
 from orchestrator.studies.plain import no_answer, plain_snapshot
+from orchestrator.studies.refusals import Refusals
 from orchestrator.studies.study_record import StudyRecord
 from orchestrator.studies.study_search import StudySearch
 from orchestrator.studies.trial_book import TrialBook
@@ -74,6 +76,7 @@ class StudyRun:
         self._inspection = TaskInspection(self.record, max_attempts)
         self.ending = Ending(self.record, self.clock, self._book, self.search)
         self._answers = CurrentAnswer(study, self.record, self.trials, clock)
+        self.refusals = Refusals(clock)
         self._untidy = False
         self._broken = False  #: Nothing that looks at its losses can be relied on.
         self._take_up()
@@ -155,9 +158,14 @@ class StudyRun:
         """Take up what a worker says. Repeated or superseded events change nothing."""
         match event:
             case Report():
-                self._book.report(event)
+                trained = self._book.report(event)
+                if trained is not None:
+                    self.refusals.served(trained.worker)
             case Started():
                 self._book.start(event)
+            case Outcome() if self.refusals.is_one(event.worker, event.failure):
+                record = self.trials.current(event.trial, event.attempt)
+                self._refused(event.worker, event.failure, [record] if record else [])
             case Outcome():
                 self._book.end(event)
                 if self.record.working:  # it was resumed before this one had paused
@@ -177,21 +185,35 @@ class StudyRun:
         self._book.lose(record)
         self._after_an_end()
 
-    def lose_inspection(self) -> None:
-        """The look at the task went missing: have another worker look."""
-        self._inspection_failed(
-            Failure(kind=FailureKind.LOST, message="the workers that looked at the task were lost")
-        )
+    def inspection_failed(self, failure: Failure) -> None:
+        """The look at the task failed, or went missing: have another worker look."""
+        if not self._inspection.tries_again(failure):
+            self.fail(failure)
 
-    def refuse_job(self, job: str, reason: str) -> None:
-        """A worker would not run one of our jobs."""
-        if not job or job not in self.open_jobs():
+    def refuse_job(self, event: Refused) -> None:
+        """A worker would not run one of our jobs: another one may."""
+        jobs = self.open_jobs()
+        if event.job not in jobs:
             return
-        if job == self._inspection.job:
-            self._inspection_failed(Failure(kind=FailureKind.REFUSED, message=reason))
-        for record in self.trials.open_jobs().get(job, []):
-            self._book.refuse(record, reason)
-        self._after_an_end()
+        queued = [r for r in jobs[event.job] if r.state == TrialState.QUEUED]
+        if event.again:  # somebody has it, or had it: nothing is wrong with this worker
+            for record in queued:
+                self._book.put_out_again(record, event.reason)
+            return
+        if event.job == self._inspection.job:
+            self.record.forget_job()
+        failure = Failure(kind=FailureKind.REFUSED, message=event.reason)
+        self._refused(event.worker, failure, queued)
+
+    def _refused(
+        self, worker: str, failure: Failure | None, records: Sequence[TrialRecord]
+    ) -> None:
+        """A worker cannot train these: that costs them nothing."""
+        assert failure is not None
+        self.refusals.note(worker, failure)
+        for record in records:
+            self._book.put_out_again(record, failure.message)
+        self.record.version += 1
 
     def redis_was_emptied(self) -> None:
         """Nothing that was queued, leased or decided is known there any more."""
@@ -212,16 +234,16 @@ class StudyRun:
         """The task was looked at: begin, or say why it cannot be trained."""
         if not self._inspection.awaits(event):
             return
+        if self.refusals.is_one(event.worker, event.failure):
+            self.record.forget_job()
+            self._refused(event.worker, event.failure, ())
+            return
         if event.failure is not None:
-            self._inspection_failed(event.failure)
+            self.inspection_failed(event.failure)
             return
         self.record.set_inspection(event)
         self.record.set_state(StudyState.RUNNING)
         self._begin()
-
-    def _inspection_failed(self, failure: Failure) -> None:
-        if not self._inspection.tries_again(failure):
-            self.fail(failure)
 
     def _begin(self) -> None:
         """Search, where somebody has looked at the task."""
@@ -275,6 +297,7 @@ class StudyRun:
         if final or (record.inspection is None and record.active):
             return
         self._giving_up.forgive(self.trials)
+        self.refusals.forget()
         self._broken = False
         record.reopen()
         self.clock.start()

@@ -92,20 +92,22 @@ class TrialBook:
         for number, attempt in event.trials:
             record = self.trials.current(number, attempt)
             if record is not None and record.state == TrialState.QUEUED:
+                record.worker = event.worker
                 self._writer.move(record, "b", worker=event.worker)
                 self._writer.note(record, ledger.WORKER, event.worker)
 
-    def report(self, event: Report) -> None:
-        """A loss. Repeated, late or superseded reports change nothing."""
+    def report(self, event: Report) -> TrialRecord | None:
+        """A loss; the trial whose it is. Repeated, late or superseded reports change nothing."""
         record = self.trials.current(event.trial, event.attempt)
         if record is None or event.step in record.seen or record.state == TrialState.PAUSED:
-            return
+            return None
         if record.state == TrialState.QUEUED:
             self._writer.move(record, "b")  # its start was lost on the way; it runs all the same
         new = self._writer.learn(record, event.step, event.loss, event.train_loss)
         if new and not record.stopping:
             self._reported.add(record.number)
         self._writer.version += 1
+        return record
 
     def take_reported(self) -> Iterator[tuple[TrialRecord, FrozenTrial]]:
         """Running trials with losses since the last call, as Optuna has them, by number."""
@@ -158,11 +160,6 @@ class TrialBook:
         begun = record.state == TrialState.RUNNING
         kind = FailureKind.LOST if begun else FailureKind.RETURNED
         self._take_back(record, kind, "its worker was lost: no heartbeat, or a lost job")
-
-    def refuse(self, record: TrialRecord, reason: str) -> None:
-        """A worker would not run its job (g)."""
-        if record.state == TrialState.QUEUED:
-            self._fail_attempt(record, Failure(kind=FailureKind.REFUSED, message=reason))
 
     def put_out_again(self, record: TrialRecord, reason: str) -> None:
         """Take it back from wherever it is, without fault of its own (g)."""

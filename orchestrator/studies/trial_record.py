@@ -41,6 +41,7 @@ class TrialRecord:
     attempt: int = 1
     lost: int = 0  #: Attempts that were lost; those that a worker gave back do not count.
     job: str = ""
+    worker: str = ""  #: Who has it, or had it last.
     until: int | None = None  #: The step to train to at present; None: the horizon.
     loss: float | None = None
     best: float | None = None

@@ -93,6 +93,7 @@ class Attempt:
                 reason=reason,
                 value=value,
                 failure=failure,
+                worker=self.worker or "",
                 losses=tuple(sorted(self.losses.items())),
             )
         )

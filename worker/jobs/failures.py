@@ -16,17 +16,36 @@ from worker.jobs.attempt import Attempt
 #: In the message of an error after which the GPU's context cannot be used any more.
 _POISON = ("CUDA error", "cuBLAS", "CUBLAS_STATUS", "cuDNN", "CUDNN_STATUS")
 
+#: In the message of an error for want of a device.
+_NO_DEVICE = (
+    "No CUDA GPUs are available",
+    "Found no NVIDIA driver",
+    "Torch not compiled with CUDA enabled",
+    "Attempting to deserialize object on a CUDA device",
+    "PyTorch is not linked with support for mps devices",
+)
+#: In the message of an error for want of memory that has no type of its own.
+_NO_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+)
+
 
 class Failures:
     """Words the errors of a process, and remembers whether one has spoilt it."""
 
     def __init__(self) -> None:
         self.poisoned = False  #: The next job needs a new process.
+        self.refused = ""  #: Why this worker cannot run the present job; "": it can.
 
     def word(self, error: Exception) -> Failure:
         """The error as the study is told of it."""
         self.poisoned = self.poisoned or is_poison(error)
-        return failure_of(error)
+        failure = failure_of(error)
+        if failure.of_worker:
+            self.refused = failure.message
+        return failure
 
     def end(self, attempt: Attempt, error: Exception) -> None:
         """End an attempt that the error kept from beginning, or that has no steps of its own."""
@@ -39,16 +58,31 @@ def failure_of(error: Exception) -> Failure:
     short_of = shortage(error)
     if isinstance(error, UserCodeError):
         kind = short_of or FailureKind.USER
-        return Failure(kind=kind, message=message, traceback=_text(error.traceback))
+        return Failure(
+            kind=kind,
+            message=message,
+            traceback=_text(error.traceback),
+            elsewhere=kind is FailureKind.USER and lacks(error),
+        )
     if not isinstance(error, JustrightError):
         message = f"{type(error).__name__}: {message}"
-    return Failure(kind=short_of or _kind_of(error), message=message)
+    kind = short_of or _kind_of(error)
+    return Failure(kind=kind, message=message, elsewhere=kind is FailureKind.USAGE or lacks(error))
 
 
 def _kind_of(error: Exception) -> FailureKind:
     if isinstance(error, UsageError):
         return FailureKind.USAGE
     return FailureKind.REFUSED if isinstance(error, RefusedJob) else FailureKind.TASK
+
+
+def lacks(error: BaseException) -> bool:
+    """Whether this machine has not what the user's code needs: a package, a file, a device."""
+    return any(
+        isinstance(cause, (ImportError, FileNotFoundError))
+        or any(text in str(cause) for text in _NO_DEVICE)
+        for cause in causes(error)
+    )
 
 
 def is_poison(error: BaseException) -> bool:
@@ -64,6 +98,8 @@ def shortage(error: BaseException) -> FailureKind | None:
     """What the machine had too little of, where that was the error."""
     for cause in causes(error):
         if isinstance(cause, (torch.OutOfMemoryError, MemoryError)):
+            return FailureKind.MEMORY  # NumPy's own is one of Python's
+        if isinstance(cause, RuntimeError) and any(text in str(cause) for text in _NO_MEMORY):
             return FailureKind.MEMORY
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return FailureKind.DISK

@@ -51,8 +51,12 @@ class JobRunner:
         settings: Settings,
         alive: Callable[[], None] = lambda: None,
         worker: str | None = None,
+        lanes: int | None = None,
     ) -> None:
-        """``alive`` is called again and again while something goes on; ``worker``: our name."""
+        """``alive`` is called again and again while something goes on; ``worker``: our name;
+        ``lanes``: the most trials to train at once, where the worker was told.
+        """
+        self._lanes = lanes
         self._worker = worker
         self._channel, self._permission, self._alive = channel, permission, alive
         self._artifacts = Artifacts(settings.artifact_place)
@@ -73,8 +77,12 @@ class JobRunner:
         foreign = bool(home and self._home and home != self._home)
         return self._failures.poisoned or foreign or self._sources.changed()
 
-    def run(self, job: Job) -> None:
-        """Do the job. Every trial ends with an outcome; nothing is raised for the user's faults."""
+    def run(self, job: Job) -> str:
+        """Do the job. Every trial ends with an outcome; nothing is raised for the user's faults.
+
+        Returns why this worker cannot run such a job; "": it can.
+        """
+        self._failures.refused = ""
         trials = job.trials if isinstance(job, TrainJob) else ()
         self._channel.watch(job.study, [work.number for work in trials])
         try:
@@ -93,6 +101,7 @@ class JobRunner:
             self._sources.remember()  # what was imported on the way
             self._channel.flush()
             self._channel.watch("", ())
+        return self._failures.refused
 
     def _say_failed(self, job: Job, error: Exception) -> None:
         """Tell whoever waits for the job that it has failed as a whole."""
@@ -102,7 +111,11 @@ class JobRunner:
                     self._failures.end(self._attempt(job, work), error)
             case InspectJob():
                 failure = self._failures.word(error)
-                self._channel.send(Inspection(study=job.study, job=job.id, failure=failure))
+                self._channel.send(
+                    Inspection(
+                        study=job.study, job=job.id, failure=failure, worker=self._worker or ""
+                    )
+                )
             case TidyJob():
                 pass  # nobody waits for it
 
@@ -128,7 +141,13 @@ class JobRunner:
         if trainer.initial_loss is None:
             trainer.measure_initial_loss(job.seed)
         TaskJob(
-            job, trainer, self._channel, self._artifacts, self._checkpoint_every, self._failures
+            job,
+            trainer,
+            self._channel,
+            self._artifacts,
+            self._checkpoint_every,
+            self._failures,
+            self._lanes,
         ).run(attempts)
 
     def _attempt(self, job: TrainJob, work: TrialWork) -> Attempt:

@@ -13,7 +13,7 @@ from traceback import clear_frames
 
 import torch
 
-from justright.errors import JustrightError
+from justright.errors import JustrightError, RefusedJob
 from justright.failures import Failure, FailureKind
 from justright.lane_plan import LanePlan
 from justright.messages import OutcomeKind, TrainJob
@@ -28,6 +28,10 @@ from worker.training.trainer import EpochResult, TaskTrainer
 
 log = logging.getLogger(__name__)
 
+_NO_ROOM = (
+    "this worker cannot save checkpoints, without which no trial can pause: its log says why. Make "
+    "room there, or set JUSTRIGHT_ARTIFACTS to a place that it can write to."
+)
 _FOR_GOOD = (OutcomeKind.COMPLETE, OutcomeKind.STOPPED, OutcomeKind.DIVERGED)
 
 
@@ -39,12 +43,12 @@ class RunningTrial:
     training: TrialTraining
     checkpoints: Checkpoints | None
 
-    def save(self) -> None:
-        """Write a checkpoint of it as it is, if it has any."""
+    def save(self) -> bool:
+        """Write a checkpoint of it as it is, if it has any; False: its place refused."""
         if self.checkpoints is None:
-            return
+            return True
         state = self.training.state() | {"losses": dict(self.attempt.losses)}
-        self.checkpoints.save(state, self.training.epoch, self.training.batch)
+        return self.checkpoints.save(state, self.training.epoch, self.training.batch)
 
     @property
     def due(self) -> bool:
@@ -84,25 +88,39 @@ class TaskJob:
         artifacts: Artifacts,
         checkpoint_every: float,
         failures: Failures,
+        own_lanes: int | None = None,
     ) -> None:
-        """``checkpoint_every``: seconds of training between two checkpoints, at least."""
+        """``checkpoint_every``: seconds of training between two checkpoints, at least.
+
+        ``own_lanes``: the most trials that this worker trains at once, whatever the job has; None:
+        no such limit.
+        """
         self._job, self._trainer, self._channel = job, trainer, channel
         self._artifacts, self._checkpoint_every = artifacts, checkpoint_every
         self._failures = failures
-        self._plan = job.plan
+        self._own_lanes = own_lanes
+        self._plan = _within(job.plan, own_lanes)
         self._until = min(job.until or trainer.epochs, trainer.epochs)
 
     def run(self, attempts: Sequence[Attempt]) -> None:
-        """Train every trial to its end, or to the step at which the job stops."""
-        try:
-            running = self._begin_all(attempts)
-            while running:
-                group = next_group(running, self._plan)
-                others = [one for one in running if one not in group]
-                left = self._next_epoch(group)
-                running = sorted(others + left, key=lambda one: one.attempt.work.number)
-        finally:
-            self._trainer.drop_stack()
+        """Train every trial to its end, or to the step at which the job stops.
+
+        A worker with fewer lanes than the job has trials holds and trains so many at a time.
+        """
+        size = self._own_lanes or max(1, len(attempts))
+        for first in range(0, len(attempts), size):
+            try:
+                self._run_together(attempts[first : first + size])
+            finally:
+                self._trainer.drop_stack()
+
+    def _run_together(self, attempts: Sequence[Attempt]) -> None:
+        running = self._begin_all(attempts)
+        while running:
+            group = next_group(running, self._plan)
+            others = [one for one in running if one not in group]
+            left = self._next_epoch(group)
+            running = sorted(others + left, key=lambda one: one.attempt.work.number)
 
     # -- the beginning --------------------------------------------------------------------------
 
@@ -218,8 +236,10 @@ class TaskJob:
         """What comes of a trial between epochs or batches; False when its attempt has ended."""
         if one.training.epoch >= self._until:
             horizon = self._trainer.epochs
-            if self._until < horizon:
-                one.save()
+            if self._until < horizon and not one.save():
+                # It would begin anew, again and again: another worker may have room.
+                one.end(OutcomeKind.FAILED, failure=self._failures.word(RefusedJob(_NO_ROOM)))
+                return False
             one.end(OutcomeKind.COMPLETE if self._until >= horizon else OutcomeKind.PAUSED)
             return False
         told = one.attempt.told
@@ -250,6 +270,13 @@ class TaskJob:
         if self._trainer.device.type == "cuda":
             torch.cuda.empty_cache()
         self._plan = self._plan.model_copy(update={"stack": max(1, stack)})
+
+
+def _within(plan: LanePlan, own_lanes: int | None) -> LanePlan:
+    """The plan, with stacks of no more lanes than the worker was started with."""
+    if own_lanes is None or plan.stack <= own_lanes:
+        return plan
+    return plan.model_copy(update={"stack": own_lanes})
 
 
 def next_group(running: Sequence[RunningTrial], plan: LanePlan) -> list[RunningTrial]:

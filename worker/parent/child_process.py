@@ -142,7 +142,15 @@ class Child:
                 self._explain_death()
             self._pending += piece
         line, _, self._pending = self._pending.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
+        try:
+            message: dict[str, Any] = json.loads(line)
+        except ValueError:
+            # The user's code has broken its own process, or writes on our line.
+            self.kill()
+            raise ChildDied(
+                "the training process spoke nonsense on its line to the worker: the user's code "
+                "has changed what it needs (json, open files), so it was ended"
+            ) from None
         self.ready = self.ready or "ready" in message
         return message
 

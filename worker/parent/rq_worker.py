@@ -23,7 +23,7 @@ from rq.worker import Worker
 
 from justright.broker import Broker
 from justright.brokers.queue import TrainingJob
-from justright.errors import ForgedMessage, MessageError
+from justright.errors import BegunBefore, ForgedMessage, MessageError
 from justright.failures import Failure, FailureKind
 from justright.logs import event
 from justright.messages import (
@@ -44,10 +44,13 @@ from justright.signing import Signer
 from worker.parent.child_process import START_PATIENCE, Child, ChildDied
 from worker.parent.heartbeat import Heartbeat
 from worker.parent.limits import Limits
+from worker.parent.orders import Orders
+from worker.parent.refusing import Refusing
 from worker.parent.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
+_OVERDUE = "it was told to stop, and had not when its grace was over: its process was replaced"
 _LOOK = 0.2  # seconds between looks at a running child
 _RQ_HEARTBEAT = 15.0  # seconds between two that RQ is shown
 _LAST_WORDS = 3.0  # seconds beyond its grace that a worker has to tell Redis
@@ -92,6 +95,9 @@ class WarmWorker(Worker):
         self._broker, self._signer, self._heartbeat = broker, signer, heartbeat
         self._child, self._limits = child, limits
         self._leave_by = self._asked = math.inf
+        self._orders = Orders(broker)
+        self._orders.start()
+        self._refusing = Refusing(self.name, lambda reason: heartbeat.beat(refusing=reason))
         self._renewal: threading.Thread | None = None  # of RQ's heartbeat, under way
 
     # -- what RQ calls --------------------------------------------------------------------------
@@ -107,6 +113,7 @@ class WarmWorker(Worker):
             # Redis has lost its data, and RQ finds nothing to tidy up: no reason to end.
             log.warning("Redis knows nothing of job %s any more: %s", job.id, error)
         self.executions.pop(execution.id, None)
+        self._refusing.rest(lambda: self._stop_requested)
 
     def _install_signal_handlers(self) -> None:
         super()._install_signal_handlers()  # type: ignore[no-untyped-call]
@@ -152,17 +159,13 @@ class WarmWorker(Worker):
         try:
             job = self._read(payload, rq_job)
         except MessageError as error:
-            event(
-                log,
-                "job refused",
-                level=logging.WARNING,
-                job=rq_job.id,
-                worker=self.name,
-                reason=str(error),
-            )
-            self._broker.exchange(
-                [Refused(job=rq_job.id, worker=self.name, reason=f"{self.name}: {error}")]
-            )
+            again = isinstance(error, BegunBefore)
+            if again:
+                event(log, "job dropped", job=rq_job.id, worker=self.name, reason=str(error))
+            else:
+                self._refusing.refused(str(error))
+            refused = Refused(job=rq_job.id, worker=self.name, reason=str(error), again=again)
+            self._broker.exchange([refused])
             raise
         trials = job.trials if isinstance(job, TrainJob) else ()
         numbers = tuple((work.number, work.attempt) for work in trials)
@@ -170,9 +173,11 @@ class WarmWorker(Worker):
         event(log, "job begun", job=job.id, study=job.study, worker=self.name)
         started = Started(study=job.study, job=job.id, worker=self.name, trials=numbers)
         self._broker.exchange([started])
+        self._orders.watch(job)
         try:
             self._wait(job, rq_job, execution)
         finally:
+            self._orders.watch(None)
             self._heartbeat.beat(job=None, study=None)
 
     def _read(self, payload: str, rq_job: RqJob) -> Job:
@@ -181,13 +186,13 @@ class WarmWorker(Worker):
         Raises:
             ForgedMessage: its signature is missing or wrong, or it is that of another job.
             ExpiredMessage: it has waited for too long.
-            MessageError: it was begun before, or the orchestrator has taken it back.
+            BegunBefore: somebody has begun it, or the orchestrator has taken it back.
         """
         job = decode_job(self._signer.open("job", payload))
         if job.id != rq_job.id:
             raise ForgedMessage("its content is that of another one")
         if not self._broker.claim(job.id, self.name, self._limits.lease):
-            raise MessageError("it was begun before, or was taken back")
+            raise BegunBefore("it was begun before, or was taken back")
         return job
 
     def _wait(self, job: Job, rq_job: RqJob, execution: Any) -> None:
@@ -214,6 +219,7 @@ class WarmWorker(Worker):
                 watchdog.watch_another(self._child)
                 continue
             if answer is not None and answer.get("done") == job.id:
+                self._note_end(answer)
                 if watchdog.outgrown:
                     self._child = self._child.fresh()
                 return
@@ -233,9 +239,36 @@ class WarmWorker(Worker):
             if given_up is not None:
                 self._end_child(job, given_up.kind, given_up.message, given_up.output)
                 return
+            if self._overdue(watchdog):
+                event(
+                    log,
+                    "training ended",
+                    job=job.id,
+                    study=job.study,
+                    worker=self.name,
+                    reason="it was told to stop, and has not within its grace",
+                )
+                self._end_child(job, FailureKind.RETURNED, _OVERDUE, self._child.output.tail())
+                return
             if time.monotonic() - renewed > _RQ_HEARTBEAT:
                 renewed = time.monotonic()
                 self._renew_rq_heartbeat(rq_job, execution)
+
+    def _note_end(self, answer: dict[str, Any]) -> None:
+        """Whether the child could run the job at all."""
+        if answer.get("refused"):
+            self._refusing.refused(str(answer["refused"]))
+        else:
+            self._refusing.accepted()
+
+    def _overdue(self, watchdog: Watchdog) -> bool:
+        """Whether the child was told to end all that it trains, and has had its grace.
+
+        A long epoch may be finished before a pause, as long as it gives signs of life.
+        """
+        grace = self._limits.grace
+        silent = min(self._orders.at_rest_for, watchdog.silence)
+        return self._orders.stopped_for > grace or silent > grace
 
     def _renew_rq_heartbeat(self, rq_job: RqJob, execution: Any) -> None:
         """RQ's own heartbeat, in a thread: a Redis that is away must not hold up a drain."""

@@ -41,6 +41,11 @@ class Watchdog:
         self._child, self._asked = child, ""
 
     @property
+    def silence(self) -> float:
+        """Seconds since the last sign of life."""
+        return time.monotonic() - self._alive
+
+    @property
     def outgrown(self) -> bool:
         """Whether the child holds more memory than it may, or did."""
         return bool(self._full) or self._child.memory() > self._limits.memory

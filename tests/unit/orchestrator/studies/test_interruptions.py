@@ -16,7 +16,6 @@ from justright.messages import (
     Outcome,
     OutcomeKind,
     Pause,
-    Refused,
     Report,
     Resume,
     Snapshot,
@@ -205,29 +204,6 @@ def test_what_comes_again_is_final(tmp_path: Path, kind: FailureKind) -> None:
     house = House(tmp_path, workers=0)
     fail(house, a_running_job(house), kind)
     assert snapshot(house).trials[0].state == TrialState.FAILED
-
-
-def test_a_refused_job_is_sent_again_and_in_the_end_given_up(tmp_path: Path) -> None:
-    """By workers that have another secret, say; a job that nobody knows is nobody's."""
-    house = House(tmp_path, workers=0)
-    job = a_running_job(house)
-    house.broker.exchange([Refused(job="unheard-of", worker="w", reason="no")])
-    fail(house, job, FailureKind.RETURNED)
-    refused: list[str] = []
-    for _ in range(60):
-        house.turn()
-        for queued in house.broker.queues.pop("default", []):
-            refused.append(queued.id)
-            house.broker.exchange([Refused(job=queued.id, worker="w", reason="another secret")])
-        for worker in house.broker.workers():
-            house.broker.beat(worker.model_copy(update={"job": None}), LEASE)
-        if snapshot(house).state == StudyState.FAILED:
-            break
-    found = snapshot(house)
-    assert found.state == StudyState.FAILED
-    assert found.failure is not None
-    assert found.failure.message == "another secret"
-    assert len(refused) == len(set(refused)) <= 9
 
 
 def test_a_study_whose_first_trials_crash_in_one_way_ends_early(tmp_path: Path) -> None:
