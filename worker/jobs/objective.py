@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from justright.errors import TaskError
+from justright.errors import TaskError, UserCodeError
 from justright.messages import (
     Decision,
     OutcomeKind,
@@ -20,6 +20,7 @@ from justright.messages import (
     TrialWork,
 )
 from worker.jobs.attempt import Attempt
+from worker.jobs.non_finite import non_finite
 from worker.user_code.guard import user_code
 from worker.user_code.loading import Objective
 
@@ -160,6 +161,11 @@ def _outcome(objective: Objective, trial: ObjectiveTrial) -> tuple[OutcomeKind, 
     except _Interrupted as error:
         paused = error.told.action == "pause"
         return OutcomeKind.PAUSED if paused else OutcomeKind.FAILED, error.told.reason, None
+    except UserCodeError as error:
+        why = non_finite(error, worked=trial.lowest is not None)
+        if not why:
+            raise
+        return OutcomeKind.DIVERGED, f"the objective raised {why}", None
     if value is _PRUNED:
         told = trial.attempt.told
         return (

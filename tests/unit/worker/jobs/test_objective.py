@@ -185,3 +185,18 @@ def test_an_objective_that_raises(desk: Desk) -> None:
         desk.call(objective)
     assert "in objective" in caught.value.traceback
     assert "run_objective" not in caught.value.traceback
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_an_objective_that_raises_because_of_nan_has_diverged(desk: Desk, after: int) -> None:
+    def objective(trial: Any) -> float:
+        trial.suggest_float("lr", 1e-5, 1e-1, log=True)
+        for step in range(1, 9):
+            loss = 1.0 if step <= after else math.nan
+            torch.distributions.Normal(torch.tensor(loss), 1.0)
+            trial.report(loss, step)
+        return 1.0
+
+    outcome = desk.call(objective)
+    assert (outcome.kind, outcome.step) == (OutcomeKind.DIVERGED, after)
+    assert "Expected parameter loc" in outcome.reason
