@@ -9,14 +9,34 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from justright.messages import Command, Decision, Event, Job, Snapshot, WorkerInfo
+from justright.messages import Command, Decision, Event, Job, Reply, Snapshot, WorkerInfo
 
 AT_MOST = 5000  #: Messages that an orchestrator receives at once.
 
 JobPlace = Literal["queued", "leased", "missing"]
 
 
-class Broker(ABC):
+class CommandBroker(ABC):
+    """What clients ask of the orchestrator, and what they hear of it."""
+
+    @abstractmethod
+    def send(self, command: Command) -> None:
+        """Hand a command to the orchestrator, now or when there is one."""
+
+    @abstractmethod
+    def reply(self, command: str) -> Reply | None:
+        """What became of a command, by its id; None: nobody has said so yet."""
+
+    @abstractmethod
+    def other_secret(self) -> bool:
+        """Whether the active orchestrator has another secret than we."""
+
+    @abstractmethod
+    def answer(self, replies: Sequence[Reply]) -> None:
+        """Tell clients what became of their commands. For some minutes they can read it."""
+
+
+class Broker(CommandBroker):
     """What travels between clients, the orchestrator and workers.
 
     Messages arrive at least once and, from one sender, in order. Nothing that was received is
@@ -24,10 +44,6 @@ class Broker(ABC):
     """
 
     # -- clients ----------------------------------------------------------------------------
-
-    @abstractmethod
-    def send(self, command: Command) -> None:
-        """Hand a command to the orchestrator, now or when there is one."""
 
     @abstractmethod
     def snapshot(self, study: str) -> Snapshot | None:

@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     redis_url: SecretStr = SecretStr(DEFAULT_REDIS_URL)  #: redis://, rediss:// or unix://
     storage: SecretStr | None = None  #: A journal file's path, or a SQLAlchemy URL.
     state: Path = Field(default_factory=_default_state)  #: Where ``tune`` keeps its things.
+    #: Of all keys and queues in Redis, so that several projects can share one; "": none.
+    namespace: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$")
     lease: float = Field(default=10.0, gt=0)  #: Seconds without a heartbeat until a job is lost.
     attempts: int = Field(default=3, ge=1)  #: Executions of a trial before it is failed for good.
     secret: SecretStr | None = None  #: Signs jobs and commands; the same on all machines.

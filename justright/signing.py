@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from justright.errors import ExpiredMessage, ForgedMessage, UsageError
 
+_FINGERPRINT = 16  # hexadecimal digits
 SHORTEST = 16  #: characters of a secret
 
 Purpose = Literal["job", "command"]
@@ -48,6 +49,12 @@ class Signer:
                 "Make one: openssl rand -hex 32"
             )
         self._key, self._clock = secret.encode(), clock
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells one secret from another, and nothing of what it is."""
+        found = hmac.new(self._key, b"justright fingerprint", hashlib.sha256)
+        return found.hexdigest()[:_FINGERPRINT]
 
     def seal(self, purpose: Purpose, body: str) -> str:
         """The content in its envelope: one line of JSON."""

@@ -13,9 +13,9 @@ import uuid
 import redis
 
 from justright.broker import Broker
-from justright.brokers.connection import connect
+from justright.brokers.connection import connect, unavailable
 from justright.brokers.redis import RedisBroker
-from justright.errors import StorageBusy, StorageError, StorageLost
+from justright.errors import JustrightError, StorageBusy, StorageError, StorageLost
 from justright.logs import event
 from justright.processes import end_within
 from justright.settings import Settings
@@ -39,7 +39,7 @@ def run_orchestrator(settings: Settings) -> int:
     url = settings.redis_url.get_secret_value()
     signer = settings.signer()
     connect(url, patient=False).close()
-    broker = RedisBroker(connect(url, patient=True))
+    broker = RedisBroker(connect(url, patient=True), signer)
     _warn(broker)
     stop = threading.Event()
 
@@ -55,6 +55,7 @@ def run_orchestrator(settings: Settings) -> int:
         while not stop.is_set():
             try:
                 if not broker.lead(name, settings.lease):
+                    _refuse_another_secret(broker)
                     stood_by = True
                     stop.wait(_STANDBY)
                     continue
@@ -73,7 +74,7 @@ def run_orchestrator(settings: Settings) -> int:
                 log.warning("%s; standing by", error)
                 stood_by = True
             except redis.RedisError as error:  # full, or not ours: somebody will mend it
-                log.warning("Redis refuses: %s; trying again", error)
+                log.warning("%s Trying again.", unavailable(url, error))
                 stop.wait(_AGAIN)
             except StorageError as error:
                 if not opened or "://" not in settings.storage_place:
@@ -84,6 +85,20 @@ def run_orchestrator(settings: Settings) -> int:
         with contextlib.suppress(redis.RedisError):
             broker.resign(name)
     return 0
+
+
+def _refuse_another_secret(broker: RedisBroker) -> None:
+    """Two projects on one Redis would take each other's commands for forged.
+
+    Raises:
+        JustrightError: the active orchestrator has another secret than we.
+    """
+    if broker.other_secret():
+        raise JustrightError(
+            f"the orchestrator {broker.leader()} serves this Redis with another JUSTRIGHT_SECRET. "
+            "For the same project set the same secret; for another one set JUSTRIGHT_NAMESPACE, on "
+            "all its machines, to a name of its own."
+        )
 
 
 def _warn(broker: RedisBroker) -> None:

@@ -9,18 +9,14 @@ applied already change nothing.
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import optuna
 
 from justright.broker import AT_MOST, Broker
-from justright.errors import UsageError
 from justright.failures import Failure, FailureKind
 from justright.lifecycle import StudyState, TrialState
 from justright.logs import event
@@ -33,16 +29,14 @@ from justright.messages import (
     Pause,
     Refused,
     Resume,
-    Snapshot,
     Submit,
     WorkerInfo,
 )
 from justright.settings import Settings
-from justright.spec import another_study, differences, read_rate
 from orchestrator.search.choosing import choose_policy
 from orchestrator.search.policy import PolicyFactory
-from orchestrator.storage import ledger
 from orchestrator.storage.ledger import Ledger
+from orchestrator.studies.commands import Commands, Outbox
 from orchestrator.studies.effects import Effects
 from orchestrator.studies.guard import Guard, reason_of
 from orchestrator.studies.plain import give_up, plain_snapshot
@@ -55,15 +49,6 @@ _WORKERS_EVERY = 0.5
 _PLACES_EVERY = 1.0
 _IDLE_WAIT = 0.1  # seconds a turn waits for the first event
 _FAILED_KEPT = 24 * 3600.0  # seconds that clients can read why a task could not be loaded
-
-
-@dataclass
-class _Outbox:
-    """What a turn lets out after its commit."""
-
-    jobs: list[tuple[Job, str]] = field(default_factory=list)
-    failed: list[Snapshot] = field(default_factory=list)
-    created: list[str] = field(default_factory=list)
 
 
 class Reconciler:
@@ -81,8 +66,9 @@ class Reconciler:
         self._make_policy = make_policy
         self._lease, self._attempts = settings.lease, settings.attempts
         self._guard = Guard(books.failures)
-        self._outbox = _Outbox()
+        self._outbox = Outbox()
         self._runs: dict[str, StudyRun] = {}
+        self._commands = Commands(books, self._guard, self._runs, self._take_up)
         for name, study in books.studies().items():
             self._take_up(name, study)
         self._workers: list[WorkerInfo] = []
@@ -134,16 +120,8 @@ class Reconciler:
 
     def _apply(self, message: Command | Event) -> None:
         match message:
-            case Submit():
-                self._submit(message)
-            case Cancel():
-                run = self._runs.get(message.study)
-                if run is not None and run.record.active:
-                    self._end(run, StudyState.CANCELLED, "cancelled")
-            case Pause() | Resume():
-                run = self._runs.get(message.study)
-                if run is not None and run.record.active:
-                    self._guard(run, run.pause if isinstance(message, Pause) else run.resume, None)
+            case Submit() | Cancel() | Pause() | Resume():
+                self._commands.obey(message, self._outbox)
             case Refused():
                 event(
                     log, "job refused", level=logging.WARNING, job=message.job,
@@ -154,58 +132,9 @@ class Reconciler:
             case Hello():
                 self._look_at_workers = 0.0
             case _:
-                run = self._runs.get(message.study)
-                if run is not None and run.record.active:
-                    self._guard(run, partial(run.apply, message), None)
-
-    def _submit(self, message: Submit) -> None:
-        spec = message.spec
-        run = self._runs.get(spec.name)
-        if run is None:
-            attributes: dict[str, Any] = {
-                ledger.STATE: StudyState.INSPECTING,
-                ledger.SUBMISSION: message.id,
-                ledger.PLACE: secrets.token_hex(6),
-                ledger.SPEC: spec.model_dump(mode="json"),
-            }
-            try:
-                attributes |= self._hint(spec.like)
-                study = self._ledger.create(spec.name, attributes)
-            except UsageError as error:
-                self._outbox.failed.append(_not_taken(message, error))
-                return
-            self._take_up(spec.name, study)
-            self._outbox.created.append(spec.name)
-            event(log, "study begun", study=spec.name, task=spec.task.label)
-            return
-        differing = differences(run.record.spec, spec)
-        if differing:  # clients look as well, at a snapshot that may be old
-            run.record.refuse(message.id, another_study(spec.name, differing))
-            return
-        self._guard(run, partial(run.resubmit, message.id, spec), None)
-
-    def _hint(self, like: str | None) -> dict[str, float]:
-        """What an earlier study tells a new one.
-
-        Raises:
-            UsageError: there is no such study, or it has no answer.
-        """
-        if like is None:
-            return {}
-        run = self._runs.get(like)
-        rate = read_rate(like)
-        if run is None and rate is not None:
-            return {ledger.HINT: rate}
-        answer = run.record.answer if run is not None else None
-        if answer is None or answer.best_lr is None:
-            known = {name: one.record.answer for name, one in self._runs.items()}
-            answered = sorted(name for name, one in known.items() if one and one.best_lr)
-            found = "has no answer" if run is not None else "is not known here"
-            raise UsageError(
-                f"--like: the study {like} {found}. Studies with an answer: "
-                f"{', '.join(answered) or 'none'}."
-            )
-        return {ledger.HINT: answer.best_lr}
+                known = self._runs.get(message.study)
+                if known is not None and known.record.active:
+                    self._guard(known, partial(known.apply, message), None)
 
     # -- what has gone wrong elsewhere ------------------------------------------------------------
 
@@ -317,7 +246,7 @@ class Reconciler:
 
     def _let_out(self, now: float) -> None:
         """Everything that rests on what was just committed."""
-        outbox, self._outbox = self._outbox, _Outbox()
+        outbox, self._outbox = self._outbox, Outbox()
         for name in outbox.created:
             self._broker.forget(name)
         for run in self._runs.values():
@@ -337,6 +266,8 @@ class Reconciler:
             self._publish(run, now)
         for snapshot in outbox.failed:
             self._broker.publish(snapshot, keep=_FAILED_KEPT)
+        if outbox.replies:
+            self._broker.answer(outbox.replies)
 
     def _publish(self, run: StudyRun, now: float) -> None:
         version, when = self._shown.get(run.name, (None, 0.0))
@@ -350,20 +281,6 @@ class Reconciler:
         elif run.record.active and (refused := run.refusals.in_words(names)):
             note = f"refused by {refused}"
         self._guard(run, lambda: self._broker.publish(run.snapshot(note)), None)
-
-
-def _not_taken(message: Submit, error: UsageError) -> Snapshot:
-    """What the client of a submission sees that became no study."""
-    return Snapshot(
-        study=message.spec.name,
-        submission=message.id,
-        spec=message.spec,
-        state=StudyState.FAILED,
-        task=message.spec.task.label,
-        total=0,
-        horizon=None,
-        failure=Failure(kind=FailureKind.USAGE, message=str(error)),
-    )
 
 
 def _new_id() -> str:

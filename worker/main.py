@@ -163,7 +163,8 @@ def _serve(settings: Settings, info: WorkerInfo, child: Child, memory: float) ->
     from worker.parent.rq_worker import WarmWorker, await_child
 
     url = settings.redis_url.get_secret_value()
-    connect(url, patient=False).close()  # a wrong address is told at once, not in minutes
+    # A wrong address is told at once, not in minutes.
+    connect(url, patient=False, writes="reports").close()
     broker = RedisBroker(connect(url, patient=True))
     heartbeat = Heartbeat(broker, info, settings.lease)
     heartbeat.beat()

@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from justright.broker import AT_MOST, Broker, JobPlace
+from justright.broker import AT_MOST, Broker, CommandBroker, JobPlace
 from justright.messages import (
     Command,
     Decision,
     Event,
     Job,
+    Reply,
     Snapshot,
     WorkerInfo,
     decode_as,
@@ -19,12 +20,32 @@ from justright.messages import (
 )
 
 
-class MemoryBroker(Broker):
+class MemoryCommands(CommandBroker):
+    """Commands and replies on plain lists."""
+
+    def __init__(self) -> None:
+        self._inbox: list[Command | Event] = []
+        self._replies: dict[str, Reply] = {}
+
+    def send(self, command: Command) -> None:
+        self._inbox.append(decode_as(type(command), command.encode()))
+
+    def reply(self, command: str) -> Reply | None:
+        return self._replies.get(command)
+
+    def other_secret(self) -> bool:
+        return False
+
+    def answer(self, replies: Sequence[Reply]) -> None:
+        self._replies.update({one.id: decode_as(Reply, one.encode()) for one in replies})
+
+
+class MemoryBroker(MemoryCommands, Broker):
     """Everything in one process. Messages pass through encode and decode, as on the wire."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
         self._clock = clock
-        self._inbox: list[Command | Event] = []
         self._unacknowledged: list[Command | Event] = []
         self._snapshots: dict[str, tuple[Snapshot, float]] = {}
         self._workers: dict[str, tuple[WorkerInfo, float]] = {}
@@ -35,9 +56,6 @@ class MemoryBroker(Broker):
         self._leader: tuple[str, float] | None = None
         self.queues: dict[str, list[Job]] = {}  #: pool -> jobs not yet taken
         self.decisions: dict[str, dict[int, Decision]] = {}
-
-    def send(self, command: Command) -> None:
-        self._inbox.append(decode_as(type(command), command.encode()))
 
     def snapshot(self, study: str) -> Snapshot | None:
         known, until = self._snapshots.get(study, (None, 0.0))

@@ -16,8 +16,10 @@ from rq.exceptions import NoSuchJobError
 from rq.job import Job as RqJob
 from rq.serializers import JSONSerializer
 
+from justright.brokers.redis_keys import queue_name
 from justright.errors import RefusedJob
 from justright.messages import Job, TrainJob
+from justright.settings import load_settings
 from justright.signing import Signer
 
 FUNCTION = "justright.train"
@@ -60,10 +62,17 @@ class TrainingJob(RqJob):
         return None
 
 
-def pool_queue(pool: str, client: redis.Redis) -> Queue:
-    """The queue of a pool. One queue a pool: RQ loses jobs of workers that listen to two."""
+def pool_queue(pool: str, client: redis.Redis, namespace: str | None = None) -> Queue:
+    """The queue of a pool. One queue a pool: RQ loses jobs of workers that listen to two.
+
+    ``namespace``: None: as JUSTRIGHT_NAMESPACE says.
+    """
+    namespace = load_settings().namespace if namespace is None else namespace
     return Queue(
-        f"justright-{pool}", connection=client, job_class=TrainingJob, serializer=JSONSerializer
+        queue_name(pool, namespace),
+        connection=client,
+        job_class=TrainingJob,
+        serializer=JSONSerializer,
     )
 
 

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import redis
 
 from justright.broker import AT_MOST, Broker, JobPlace
+from justright.brokers.redis_commands import RedisCommands
 from justright.brokers.redis_keys import (
     CLAIM,
-    COMMANDS,
     DECISIONS_KEPT,
     HOLD,
-    LEADER,
-    MARK,
-    REPORTS,
     RESIGN,
     REVOKED,
-    STUDIES,
-    WORKERS,
-    begun_key,
-    decisions_key,
-    lease_key,
-    study_key,
-    worker_key,
 )
-from justright.errors import MessageError, UsageError
+from justright.errors import MessageError
 from justright.messages import (
     Command,
     Decision,
@@ -37,7 +27,6 @@ from justright.messages import (
     Message,
     Snapshot,
     WorkerInfo,
-    decode,
     decode_as,
 )
 from justright.signing import VALID, Signer
@@ -52,47 +41,44 @@ _CLAIM_BYTES = 8  # of what tells one claim from the next
 _BEGIN = "0-0"  # before the first entry of a stream
 
 
-class RedisBroker(Broker):
+class RedisBroker(RedisCommands, Broker):
     """The broker on a real Redis (6.2 or newer)."""
 
-    def __init__(self, client: redis.Redis, signer: Signer | None = None) -> None:
-        """``signer``: needed to send and receive commands and to dispatch jobs."""
-        self._signer = signer
-        # redis-py types every answer as "value or awaitable"; this is the synchronous client.
-        self._redis = cast(Any, client)
-        self._seen = {COMMANDS: _BEGIN, REPORTS: _BEGIN}
+    def __init__(
+        self, client: redis.Redis, signer: Signer | None = None, namespace: str | None = None
+    ) -> None:
+        """``signer``: needed to send and receive commands and to dispatch jobs.
+
+        ``namespace``: of all keys and queues; None: as JUSTRIGHT_NAMESPACE says.
+        """
+        super().__init__(client, signer, namespace)
+        self._seen = {self._keys.commands: _BEGIN, self._keys.reports: _BEGIN}
         self._queues: dict[str, Any] = {}
         self._gone: list[str] = []  # workers whose names are still in the set
 
-    def send(self, command: Command) -> None:
-        self._redis.xadd(COMMANDS, {"m": self._sealing().seal("command", command.encode())})
-
-    def _sealing(self) -> Signer:
-        if self._signer is None:
-            raise UsageError("this connection signs nothing: set JUSTRIGHT_SECRET")
-        return self._signer
-
     def snapshot(self, study: str) -> Snapshot | None:
-        raw = self._redis.get(study_key(study))
+        raw = self._redis.get(self._keys.study(study))
         return None if raw is None else decode_as(Snapshot, raw)
 
     def studies(self) -> list[str]:
-        names = sorted(name.decode() for name in self._redis.smembers(STUDIES))
+        names = sorted(name.decode() for name in self._redis.smembers(self._keys.studies))
         if not names:
             return []
-        found = self._redis.mget([study_key(name) for name in names])
+        found = self._redis.mget([self._keys.study(name) for name in names])
         return [name for name, raw in zip(names, found, strict=True) if raw is not None]
 
     def workers(self) -> list[WorkerInfo]:
-        names = sorted(name.decode() for name in self._redis.smembers(WORKERS))
+        names = sorted(name.decode() for name in self._redis.smembers(self._keys.workers))
         if not names:
             return []
-        found = dict(zip(names, self._redis.mget([worker_key(n) for n in names]), strict=True))
+        found = dict(
+            zip(names, self._redis.mget([self._keys.worker(n) for n in names]), strict=True)
+        )
         self._gone = [name for name, raw in found.items() if raw is None]
         return list(_readable(WorkerInfo, found).values())
 
     def leader(self) -> str | None:
-        raw = self._redis.get(LEADER)
+        raw = self._redis.get(self._keys.leader)
         return None if raw is None else raw.decode()
 
     def receive(self, wait: float, at_most: int = AT_MOST) -> list[Command | Event]:
@@ -101,7 +87,8 @@ class RedisBroker(Broker):
         messages: list[Command | Event] = []
         for stream, entries in _pairs(answer):
             for entry_id, fields in entries:
-                messages.extend(_read_entry(stream.decode(), entry_id, fields, self._sealing))
+                commands = stream.decode() == self._keys.commands
+                messages.extend(self._read_entry(commands, entry_id, fields))
             if entries:
                 self._seen[stream.decode()] = entries[-1][0].decode()
         return messages
@@ -109,7 +96,7 @@ class RedisBroker(Broker):
     def acknowledge(self) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
             if self._gone:  # by the orchestrator alone: whoever only looks may not write
-                pipe.srem(WORKERS, *self._gone)
+                pipe.srem(self._keys.workers, *self._gone)
                 self._gone = []
             for stream, last in self._seen.items():
                 if last != _BEGIN:
@@ -131,7 +118,7 @@ class RedisBroker(Broker):
         if not jobs:
             return {}
         waiting = set(self._queue(pool).get_job_ids())
-        leases = self._redis.mget([lease_key(job) for job in jobs])
+        leases = self._redis.mget([self._keys.lease(job) for job in jobs])
         return {
             job: "queued" if job in waiting else "missing" if lease in _NOBODY else "leased"
             for job, lease in zip(jobs, leases, strict=True)
@@ -140,50 +127,56 @@ class RedisBroker(Broker):
     def revoke(self, jobs: Iterable[str]) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
             for job in jobs:
-                pipe.set(lease_key(job), REVOKED, ex=int(VALID["job"]))
+                pipe.set(self._keys.lease(job), REVOKED, ex=int(VALID["job"]))
             pipe.execute()
 
     def mark(self) -> bool:
-        return not self._redis.set(MARK, "1", nx=True)
+        return not self._redis.set(self._keys.mark, "1", nx=True)
 
     def decide(self, study: str, decisions: dict[int, Decision]) -> None:
         mapping = {str(trial): decision.encode() for trial, decision in decisions.items()}
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.hset(decisions_key(study), mapping=mapping)
-            pipe.expire(decisions_key(study), DECISIONS_KEPT)
+            pipe.hset(self._keys.decisions(study), mapping=mapping)
+            pipe.expire(self._keys.decisions(study), DECISIONS_KEPT)
             pipe.execute()
 
     def forget(self, study: str) -> None:
-        self._redis.delete(decisions_key(study))
+        self._redis.delete(self._keys.decisions(study))
 
     def publish(self, snapshot: Snapshot, keep: float | None = None) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.sadd(STUDIES, snapshot.study)
+            pipe.sadd(self._keys.studies, snapshot.study)
             milliseconds = None if keep is None else _milliseconds(keep)
-            pipe.set(study_key(snapshot.study), snapshot.encode(), px=milliseconds)
+            pipe.set(self._keys.study(snapshot.study), snapshot.encode(), px=milliseconds)
             pipe.execute()
 
     def lead(self, owner: str, seconds: float) -> bool:
-        return bool(self._redis.eval(HOLD, 1, LEADER, owner, _milliseconds(seconds)))
+        milliseconds = _milliseconds(seconds)
+        held = bool(self._redis.eval(HOLD, 1, self._keys.leader, owner, milliseconds))
+        if held and self._signer is not None:
+            self._redis.set(self._keys.secret, self._signer.fingerprint, px=milliseconds)
+        return held
 
     def resign(self, owner: str) -> None:
-        self._redis.eval(RESIGN, 1, LEADER, owner)
+        self._redis.eval(RESIGN, 1, self._keys.leader, owner)
 
     def exchange(
         self, events: Sequence[Event], study: str = "", trials: Sequence[int] = ()
     ) -> dict[int, Decision]:
         with self._redis.pipeline(transaction=False) as pipe:
             if events:
-                pipe.xadd(REPORTS, {str(i): event.encode() for i, event in enumerate(events)})
+                pipe.xadd(
+                    self._keys.reports, {str(i): event.encode() for i, event in enumerate(events)}
+                )
             if trials:
-                pipe.hmget(decisions_key(study), [str(trial) for trial in trials])
+                pipe.hmget(self._keys.decisions(study), [str(trial) for trial in trials])
             answers = pipe.execute()
         found = answers[-1] if trials else []
         return _readable(Decision, dict(zip(trials, found, strict=True)))
 
     def claim(self, job: str, worker: str, lease: float) -> bool:
         this_time = f"{worker} {secrets.token_hex(_CLAIM_BYTES)}"
-        keys = (lease_key(job), begun_key(job))
+        keys = (self._keys.lease(job), self._keys.begun(job))
         milliseconds = _milliseconds(lease)
         kept = int(VALID["job"])  # by then its signature has expired
         return bool(self._redis.eval(CLAIM, 2, *keys, worker, this_time, milliseconds, kept))
@@ -191,19 +184,19 @@ class RedisBroker(Broker):
     def beat(self, worker: WorkerInfo, lease: float) -> bool:
         milliseconds = _milliseconds(lease)
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.sadd(WORKERS, worker.name)
-            pipe.set(worker_key(worker.name), worker.encode(), px=milliseconds)
+            pipe.sadd(self._keys.workers, worker.name)
+            pipe.set(self._keys.worker(worker.name), worker.encode(), px=milliseconds)
             if worker.job is not None:
-                pipe.eval(HOLD, 1, lease_key(worker.job), worker.name, milliseconds)
+                pipe.eval(HOLD, 1, self._keys.lease(worker.job), worker.name, milliseconds)
             answers = pipe.execute()
         return worker.job is None or bool(answers[-1])
 
     def leave(self, worker: WorkerInfo) -> None:
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.srem(WORKERS, worker.name)
-            pipe.delete(worker_key(worker.name))
+            pipe.srem(self._keys.workers, worker.name)
+            pipe.delete(self._keys.worker(worker.name))
             if worker.job is not None:
-                pipe.eval(RESIGN, 1, lease_key(worker.job), worker.name)
+                pipe.eval(RESIGN, 1, self._keys.lease(worker.job), worker.name)
             pipe.execute()
 
     # -- the server itself ------------------------------------------------------------------
@@ -229,26 +222,8 @@ class RedisBroker(Broker):
         from justright.brokers.queue import pool_queue
 
         if pool not in self._queues:
-            self._queues[pool] = pool_queue(pool, self._redis)
+            self._queues[pool] = pool_queue(pool, self._redis, self._namespace)
         return self._queues[pool]
-
-
-def _read_entry(
-    stream: str, entry_id: bytes, fields: dict[bytes, bytes], sealing: Callable[[], Signer]
-) -> Iterable[Command | Event]:
-    """The messages of one stream entry; what is unreadable is logged, never fatal."""
-    commands = stream == COMMANDS
-    kinds = Command if commands else Event
-    for raw in fields.values():
-        try:
-            message = decode(sealing().open("command", raw) if commands else raw)
-        except MessageError as error:
-            log.warning("dropped stream entry %s: %s", entry_id.decode(), error)
-            continue
-        if isinstance(message, kinds):
-            yield message
-        else:
-            log.warning("dropped stream entry %s: a %s", entry_id.decode(), message.type)
 
 
 def _milliseconds(seconds: float) -> int:

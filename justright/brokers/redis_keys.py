@@ -14,45 +14,63 @@ justright:worker:NAME          string  WorkerInfo; expires without heartbeats
 justright:studies              set     names of studies
 justright:study:STUDY          string  Snapshot, for clients
 justright:leader               string  the orchestrator that is active; expires
+justright:reply:COMMAND        string  Reply: what became of a client's command; expires
+justright:secret               string  fingerprint of the active orchestrator's secret; expires
 justright:mark                 string  left by the first orchestrator: a Redis without it is empty
 rq:*                           --      RQ's own: the queue of a pool is ``justright-POOL``. Jobs are
                                        signed
 =============================  ======  ==========================================================
+
+With ``JUSTRIGHT_NAMESPACE=NAME`` they begin with ``justright:@NAME:``, and the queue is
+``justright-@NAME-POOL``.
 """
 
 from __future__ import annotations
 
 PREFIX = "justright:"
-COMMANDS = PREFIX + "commands"
-REPORTS = PREFIX + "reports"
-WORKERS = PREFIX + "workers"
-STUDIES = PREFIX + "studies"
-LEADER = PREFIX + "leader"
-MARK = PREFIX + "mark"
 
+REPLY_KEPT = 600  #: seconds in which a client can read what became of its command
 DECISIONS_KEPT = 7 * 24 * 3600  #: seconds; longer than any epoch, so that every trial hears it
 
 REVOKED = "-"  #: In the place of a lease's owner.
 
 
-def decisions_key(study: str) -> str:
-    return f"{PREFIX}decisions:{study}"
+class Keys:
+    """The keys of one namespace. Without one they are as in the table above."""
+
+    def __init__(self, namespace: str = "") -> None:
+        # No study's or worker's name has an @, so that none is taken for a namespace.
+        self.prefix = f"{PREFIX}@{namespace}:" if namespace else PREFIX
+        self.commands = self.prefix + "commands"
+        self.reports = self.prefix + "reports"
+        self.workers = self.prefix + "workers"
+        self.studies = self.prefix + "studies"
+        self.leader = self.prefix + "leader"
+        self.secret = self.prefix + "secret"
+        self.mark = self.prefix + "mark"
+
+    def decisions(self, study: str) -> str:
+        return f"{self.prefix}decisions:{study}"
+
+    def lease(self, job: str) -> str:
+        return f"{self.prefix}lease:{job}"
+
+    def begun(self, job: str) -> str:
+        return f"{self.prefix}begun:{job}"
+
+    def worker(self, name: str) -> str:
+        return f"{self.prefix}worker:{name}"
+
+    def study(self, study: str) -> str:
+        return f"{self.prefix}study:{study}"
+
+    def reply(self, command: str) -> str:
+        return f"{self.prefix}reply:{command}"
 
 
-def lease_key(job: str) -> str:
-    return f"{PREFIX}lease:{job}"
-
-
-def begun_key(job: str) -> str:
-    return f"{PREFIX}begun:{job}"
-
-
-def worker_key(name: str) -> str:
-    return f"{PREFIX}worker:{name}"
-
-
-def study_key(study: str) -> str:
-    return f"{PREFIX}study:{study}"
+def queue_name(pool: str, namespace: str = "") -> str:
+    """The RQ queue of a pool."""
+    return f"justright-@{namespace}-{pool}" if namespace else f"justright-{pool}"
 
 
 # Take or keep a lease in one step, that of a job or the leader's: the key is free, or it is ours.

@@ -19,6 +19,7 @@ import redis
 from justright.brokers.connection import connect
 from justright.brokers.redis import RedisBroker
 from justright.cli.packages import load_package
+from justright.client.asking import refuse_another_secret
 from justright.client.targets import resolve
 from justright.errors import EXIT_ANSWER, EXIT_ERROR, JustrightError, RedisUnavailable
 from justright.local.embedded_redis import redis_server
@@ -95,7 +96,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     url = settings.redis_url.get_secret_value()
     shown = without_password(url)
     try:
-        client = connect(url, patient=False)
+        client = connect(url, patient=False, writes="commands")
     except RedisUnavailable as error:
         if settings.redis_given:
             yield Finding("redis", False, shown, str(error))
@@ -113,16 +114,22 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding("redis configuration", False, "it may lose jobs", concern)
     if not concerns:
         yield Finding("redis configuration", True, "append-only file on, no eviction")
-    yield _secret(settings)
+    yield _secret(settings, client)
     yield _clock(client)
     yield from _service(RedisBroker(client))
 
 
-def _secret(settings: Settings) -> Finding:
+def _secret(settings: Settings, client: redis.Redis) -> Finding:
     try:
-        settings.signer()
+        broker = RedisBroker(client, settings.signer())
     except JustrightError as error:
         return Finding("secret", False, "none that can be used", str(error))
+    try:
+        refuse_another_secret(broker)
+    except redis.exceptions.NoPermissionError:
+        return Finding("secret", True, "set; whether it is the orchestrator's is not known")
+    except JustrightError as error:
+        return Finding("secret", False, "not that of the orchestrator", str(error))
     return Finding("secret", True, "set")
 
 

@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import TYPE_CHECKING, Annotated, get_type_hints
+from typing import TYPE_CHECKING, Annotated, NamedTuple, get_type_hints
 
 import typer
 
@@ -74,7 +74,15 @@ class StudyOptions:
     metric: Annotated[_Text, typer.Option(help="Name of the loss in a command's output.")] = None
 
 
-def read_study(options: StudyOptions, workers: int | None = None) -> tuple[StudySpec, int | None]:
+class Asked(NamedTuple):
+    """What a user asks for."""
+
+    spec: StudySpec
+    workers: int | None
+    fresh: bool  #: The name was made up here.
+
+
+def read_study(options: StudyOptions, workers: int | None = None) -> Asked:
     """The study that is asked for, and the number of workers: as typed, else as its file says.
 
     Raises:
@@ -91,8 +99,9 @@ def read_study(options: StudyOptions, workers: int | None = None) -> tuple[Study
     workers = values.pop("workers", None)
     if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise UsageError(f"--workers: found {workers!r}, expected a positive whole number")
+    fresh = "name" not in values
     values.setdefault("name", fresh_name(values["task"]))
-    return make_spec(values), workers
+    return Asked(make_spec(values), workers, fresh)
 
 
 def takes_study_options(**after: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

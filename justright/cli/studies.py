@@ -27,8 +27,8 @@ def tune(
     """Find the learning rate of TASK on this machine. Nothing to start, nothing to configure."""
     from justright.cli.tuning import run
 
-    spec, count = read_study(options, workers)
-    raise typer.Exit(_print_result(run(spec, workers=count, quiet=json), json))
+    asked = read_study(options, workers)
+    raise typer.Exit(_print_result(run(asked.spec, workers=asked.workers, quiet=json), json))
 
 
 @takes_study_options()
@@ -39,15 +39,22 @@ def submit(
 ) -> None:
     """Put a study on a running service."""
     from justright.cli.live import make_view
+    from justright.client.asking import NameTaken
     from justright.client.locate import connect_service
     from justright.client.submit import await_leader, watch
     from justright.client.submit import submit as send
     from justright.settings import load_settings
 
-    spec, _ = read_study(options)
+    asked = read_study(options)
     settings = load_settings()
     service = connect_service(settings, signs=True)
-    submission = send(service, spec)
+    while True:
+        spec = asked.spec
+        try:
+            submission = send(service, spec, fresh=asked.fresh)
+            break
+        except NameTaken:
+            asked = read_study(options)  # another name is made up
     if wait:
         broker = connect_service(settings, patient=True)
         try:
@@ -126,30 +133,33 @@ def best(study: STUDY, json: JSON = False) -> None:
 
 def cancel(study: STUDY) -> None:
     """End a study now; its answer is what is known by then."""
+    from justright.client.asking import new_id
     from justright.client.locate import send_command
     from justright.messages import Cancel
 
-    send_command(Cancel(study=study))
+    send_command(Cancel(id=new_id(), study=study))
     print(f"cancelled {study}")
 
 
 def pause(study: STUDY) -> None:
     """Let a study rest: its trials stop at their next report, each with a checkpoint."""
+    from justright.client.asking import new_id
     from justright.client.locate import send_command
     from justright.messages import Pause
 
-    send_command(Pause(study=study))
+    send_command(Pause(id=new_id(), study=study))
     print(f"pausing {study}; to go on, today or another day: justright resume {study}")
 
 
 def resume(study: STUDY, json: JSON = False) -> None:
     """Go on with a study that was paused, or whose tune was ended."""
+    from justright.client.asking import new_id
     from justright.client.locate import find_resting, send_command
     from justright.messages import Resume
 
     kept = find_resting(study)
     if kept is None:
-        send_command(Resume(study=study))
+        send_command(Resume(id=new_id(), study=study))
         print(f"resumed {study}; follow it with: justright status {study} --watch")
         return
     from justright.cli.tuning import run

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from justright.brokers.connection import connect
 from justright.brokers.redis import RedisBroker
+from justright.client.asking import ask
 from justright.client.submit import unknown_study
 from justright.errors import RedisUnavailable, UsageError
 from justright.lifecycle import STUDY_ACTIVE, STUDY_FINISHED, StudyState
@@ -71,6 +72,7 @@ def send_command(message: Cancel | Pause | Resume) -> None:
 
     Raises:
         UsageError: there is no such study, it does not run, or it has ended.
+        JustrightError: the orchestrator refused it, or nobody answers.
     """
     study = message.study
     snapshot = gather(study).snapshots[0]
@@ -83,7 +85,7 @@ def send_command(message: Cancel | Pause | Resume) -> None:
     broker = _connect_running(local)
     if broker is None and local.journal.is_file():
         raise UsageError(f"study {study} does not run: {_interrupted(study)}")
-    (broker or connect_service(settings, signs=True)).send(message)
+    ask(broker or connect_service(settings, signs=True), message)
 
 
 def find_resting(study: str) -> Snapshot | None:
@@ -111,7 +113,9 @@ def connect_service(
         RedisUnavailable: it does not answer.
     """
     signer = settings.signer() if signs else None
-    client = connect(settings.redis_url.get_secret_value(), patient=patient)
+    client = connect(
+        settings.redis_url.get_secret_value(), patient=patient, writes="commands" if signs else None
+    )
     return RedisBroker(client, signer)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Callable
 
 from justright.broker import Broker
+from justright.client.asking import ask, new_id
 from justright.errors import (
     EXIT_ANSWER,
     EXIT_ERROR,
@@ -24,16 +24,25 @@ _CHECK = 0.5  # seconds between looks at whether the service still lives
 _ALONE = 30.0  # seconds that a client waits for an orchestrator
 
 
-def submit(broker: Broker, spec: StudySpec) -> str:
-    """Ask for a study; returns the submission's id.
+def submit(broker: Broker, spec: StudySpec, fresh: bool = False) -> str:
+    """Ask for a study; returns the submission's id. Where an orchestrator is active, it has taken
+    the study up by then.
+
+    ``fresh``: its name was made up, so that it is no earlier study's.
 
     Raises:
         UsageError: the name belongs to another study.
+        NameTaken: a study has the name that was made up.
+        JustrightError: the orchestrator refused it, or does not answer.
     """
-    refuse_if_another(broker.snapshot(spec.name), spec)
-    submission = uuid.uuid4().hex
-    broker.send(Submit(id=submission, spec=spec))
-    return submission
+    if not fresh:
+        refuse_if_another(broker.snapshot(spec.name), spec)
+    message = Submit(id=new_id(), spec=spec, fresh=fresh)
+    if broker.leader() is None:
+        broker.send(message)
+    else:
+        ask(broker, message)
+    return message.id
 
 
 def refuse_if_another(known: Snapshot | None, spec: StudySpec) -> None:

@@ -21,7 +21,7 @@ _EXPECTED = (
     "or a command after --"
 )
 _ALIKE = 0.5  # of 1: how near a name must be to be suggested
-_SUFFIX_BYTES = 2  # that tell two studies of one task apart
+_SUFFIX, _LETTERS = 8, "abcdefghijkmnpqrstuvwxyz23456789"  # of 40 random bits, easy to read aloud
 _LONGEST_STEM = 40  # characters of a task's name in that of its study
 _FILE_ONLY = {"set", "command", "workers"}  # keys of a study file that are no fields of a spec
 
@@ -204,7 +204,8 @@ def fresh_name(task: Mapping[str, Any]) -> str:
     """A name for a study of this task that has been given none."""
     target = task.get("target") or Path((task.get("command") or ["study"])[0]).name
     stem = re.sub(r"[^A-Za-z0-9]+", "-", target.rpartition(":")[2]).strip("-").lower()
-    return f"{stem[:_LONGEST_STEM] or 'study'}-{secrets.token_hex(_SUFFIX_BYTES)}"
+    suffix = "".join(secrets.choice(_LETTERS) for _ in range(_SUFFIX))
+    return f"{stem[:_LONGEST_STEM] or 'study'}-{suffix}"
 
 
 def _scalar(text: str) -> Scalar:

@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from justright.errors import MessageError
 from justright.messages.base import SCHEMA_VERSION, Message
-from justright.messages.commands import Cancel, Pause, Resume, Submit
+from justright.messages.commands import Cancel, Pause, Reply, Resume, Submit
 from justright.messages.events import (
     Hello,
     Inspection,
@@ -27,7 +27,7 @@ M = TypeVar("M", bound=Message)
 
 Command = Submit | Cancel | Pause | Resume
 Event = Hello | Inspection | Noticed | Space | Started | Report | Outcome | Refused
-_NotAJob = Command | Event | Decision | WorkerInfo | Snapshot
+_NotAJob = Command | Reply | Event | Decision | WorkerInfo | Snapshot
 AnyMessage = _NotAJob | Job
 
 # The type is looked up among all messages. Only a job's fields are looked at a second time, since

@@ -11,7 +11,7 @@ import redis
 
 from justright.brokers.connection import connect
 from justright.brokers.redis import RedisBroker
-from justright.brokers.redis_keys import COMMANDS, REPORTS, WORKERS, decisions_key, worker_key
+from justright.brokers.redis_keys import Keys
 from justright.errors import UsageError
 from justright.messages import Cancel, Hello
 from justright.signing import VALID, Signer
@@ -28,19 +28,19 @@ GARBAGE: dict[str, bytes | str] = {
 
 def signed(stream: str, content: bytes | str) -> bytes | str:
     """As an owner of the secret would put it there; bytes that are no text cannot be signed."""
-    if stream == COMMANDS and isinstance(content, str):
+    if stream == Keys().commands and isinstance(content, str):
         return SIGNER.seal("command", content)
     return content
 
 
 @pytest.mark.parametrize("what", GARBAGE)
-@pytest.mark.parametrize("stream", [COMMANDS, REPORTS])
+@pytest.mark.parametrize("stream", [Keys().commands, Keys().reports])
 def test_what_cannot_be_read_is_logged_and_dropped(
     clean_redis: str, caplog: pytest.LogCaptureFixture, stream: str, what: str
 ) -> None:
     """It must not end the orchestrator: not acknowledged, it would end the next one as well."""
     client: Any = redis.Redis.from_url(clean_redis)
-    good: Any = Cancel(study="s") if stream == COMMANDS else Hello(worker="w")
+    good: Any = Cancel(study="s") if stream == Keys().commands else Hello(worker="w")
     entry = client.xadd(
         stream,
         {"0": signed(stream, good.encode()), "1": signed(stream, GARBAGE[what]),
@@ -77,7 +77,7 @@ def test_a_command_that_is_not_signed_by_us_is_dropped(
     broker = RedisBroker(connect(clean_redis, patient=False), SIGNER)
     raw, why = FORGED[what]
     broker.send(Cancel(study="before"))
-    entry = client.xadd(COMMANDS, {"m": raw})
+    entry = client.xadd(Keys().commands, {"m": raw})
     broker.send(Cancel(study="after"))
     with caplog.at_level(logging.WARNING):
         received = broker.receive(wait=SHORT)
@@ -86,7 +86,7 @@ def test_a_command_that_is_not_signed_by_us_is_dropped(
     assert entry.decode() in record.getMessage()
     assert why in record.getMessage()
     broker.acknowledge()
-    assert client.xlen(COMMANDS) == 0
+    assert client.xlen(Keys().commands) == 0
 
 
 def test_a_command_among_the_reports_is_dropped(
@@ -94,7 +94,7 @@ def test_a_command_among_the_reports_is_dropped(
 ) -> None:
     """Reports are not signed: they are no way around the signature of commands."""
     client: Any = redis.Redis.from_url(clean_redis)
-    client.xadd(REPORTS, {"0": Hello(worker="w").encode(), "1": ASKED})
+    client.xadd(Keys().reports, {"0": Hello(worker="w").encode(), "1": ASKED})
     broker = RedisBroker(connect(clean_redis, patient=False), SIGNER)
     with caplog.at_level(logging.WARNING):
         assert broker.receive(wait=SHORT) == [Hello(worker="w")]
@@ -117,8 +117,8 @@ def test_a_worker_that_cannot_be_read_is_not_shown(clean_redis: str, what: str) 
     broker = RedisBroker(connect(clean_redis, patient=False), SIGNER)
     broker.beat(a_worker(), LONG)
     client = redis.Redis.from_url(clean_redis)
-    client.sadd(WORKERS, "strange")
-    client.set(worker_key("strange"), GARBAGE[what])
+    client.sadd(Keys().workers, "strange")
+    client.set(Keys().worker("strange"), GARBAGE[what])
     assert broker.workers() == [a_worker()]
 
 
@@ -127,7 +127,7 @@ def test_a_decision_that_cannot_be_read_is_none(clean_redis: str, what: str) -> 
     """The reports that were sent with the question have arrived all the same."""
     broker = RedisBroker(connect(clean_redis, patient=False), SIGNER)
     broker.decide("s", {0: a_decision()})
-    redis.Redis.from_url(clean_redis).hset(decisions_key("s"), "1", GARBAGE[what])
+    redis.Redis.from_url(clean_redis).hset(Keys().decisions("s"), "1", GARBAGE[what])
     assert broker.exchange([a_report(1)], "s", [0, 1]) == {0: a_decision()}
     assert broker.receive(wait=SHORT) == [a_report(1)]
 

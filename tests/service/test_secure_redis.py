@@ -19,7 +19,7 @@ from deploy import lint
 from justright.brokers.connection import connect
 from justright.brokers.queue import enqueue, pool_queue
 from justright.brokers.redis import RedisBroker
-from justright.brokers.redis_keys import REPORTS
+from justright.brokers.redis_keys import Keys
 from justright.messages import InspectJob
 from justright.signing import Signer
 from tests.helpers.brokers import TASK
@@ -163,7 +163,7 @@ REFUSED = {
         ["SET", "justright:mark", "1"],
         ["RPUSH", QUEUE, "job"],
         ["LPUSH", QUEUE, "job"],
-        ["XTRIM", REPORTS, "MAXLEN", "0"],
+        ["XTRIM", Keys().reports, "MAXLEN", "0"],
     ],
     "client": [
         ["RPUSH", QUEUE, "job"],
@@ -172,8 +172,8 @@ REFUSED = {
         ["HSET", "rq:job:mine", "data", "x"],
         ["GET", "justright:lease:job"],
         ["SET", "justright:lease:job", "x"],
-        ["XADD", REPORTS, "*", "0", "x"],
-        ["XREAD", "STREAMS", REPORTS, "0-0"],
+        ["XADD", Keys().reports, "*", "0", "x"],
+        ["XREAD", "STREAMS", Keys().reports, "0-0"],
         ["XREAD", "STREAMS", "justright:commands", "0-0"],
         ["SET", "justright:study:mine", "x"],
         ["DEL", "justright:study:mine"],
@@ -183,7 +183,7 @@ REFUSED = {
     ],
     "orchestrator": [
         ["XADD", "justright:commands", "*", "m", "x"],
-        ["XADD", REPORTS, "*", "0", "x"],
+        ["XADD", Keys().reports, "*", "0", "x"],
         ["SET", "justright:begun:job", "x"],
         ["BLMOVE", QUEUE, f"{QUEUE}:intermediate", "RIGHT", "LEFT", "1"],
     ],

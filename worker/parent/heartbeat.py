@@ -42,7 +42,8 @@ class Heartbeat(threading.Thread):
                 if not self._broker.beat(self.info, self._lease):
                     self.lost = self.info.job or ""
             except (redis.RedisError, OSError) as error:
-                log.warning("Redis is away (%s); the training goes on", type(error).__name__)
+                what = f"{type(error).__name__}: {error}"
+                log.warning("Redis is away (%s); the training goes on", what)
 
     def stop(self) -> None:
         """Beat no more, and tell Redis that the worker leaves."""

@@ -25,12 +25,14 @@ class Refusing:
         self._in_a_row = 0
         self._reason = ""
 
-    def refused(self, reason: str) -> None:
+    def refused(self, job: str, reason: str) -> None:
         """It would not run a job."""
         self._in_a_row += 1
         self._reason = reason
         self._tell(reason)
-        event(log, "job refused", level=logging.WARNING, worker=self._worker, reason=reason)
+        event(
+            log, "job refused", level=logging.WARNING, job=job, worker=self._worker, reason=reason
+        )
         if self._in_a_row == _IN_A_ROW:
             log.error(
                 "%s has refused %d jobs in a row and takes none for now, so that others get them; "

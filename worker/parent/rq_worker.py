@@ -163,7 +163,7 @@ class WarmWorker(Worker):
             if again:
                 event(log, "job dropped", job=rq_job.id, worker=self.name, reason=str(error))
             else:
-                self._refusing.refused(str(error))
+                self._refusing.refused(rq_job.id, str(error))
             refused = Refused(job=rq_job.id, worker=self.name, reason=str(error), again=again)
             self._broker.exchange([refused])
             raise
@@ -219,7 +219,7 @@ class WarmWorker(Worker):
                 watchdog.watch_another(self._child)
                 continue
             if answer is not None and answer.get("done") == job.id:
-                self._note_end(answer)
+                self._note_end(job, answer)
                 if watchdog.outgrown:
                     self._child = self._child.fresh()
                 return
@@ -254,10 +254,10 @@ class WarmWorker(Worker):
                 renewed = time.monotonic()
                 self._renew_rq_heartbeat(rq_job, execution)
 
-    def _note_end(self, answer: dict[str, Any]) -> None:
+    def _note_end(self, job: Job, answer: dict[str, Any]) -> None:
         """Whether the child could run the job at all."""
         if answer.get("refused"):
-            self._refusing.refused(str(answer["refused"]))
+            self._refusing.refused(job.id, str(answer["refused"]))
         else:
             self._refusing.accepted()
 

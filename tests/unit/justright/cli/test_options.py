@@ -70,7 +70,7 @@ def test_every_option_reaches_the_spec() -> None:
         arguments=["hidden=8"], search=["momentum"], pool="big", like="other", metric="val_loss",
     )  # fmt: skip
     assert all(getattr(typed, name) is not None for name in SHARED), "one is missing here"
-    spec, workers = read_study(typed, 2)
+    spec, workers, _ = read_study(typed, 2)
     assert workers == 2
     assert spec.task.arguments == {"hidden": 8}
     assert set(spec.search) == {"momentum"}
@@ -82,13 +82,13 @@ def test_every_option_reaches_the_spec() -> None:
 
 
 def test_what_is_not_typed_is_left_to_the_file_and_the_defaults(tmp_path: Path) -> None:
-    spec, workers = read_study(StudyOptions(task=DIGITS))
+    spec, workers, _ = read_study(StudyOptions(task=DIGITS))
     assert spec == StudySpec(name=spec.name, task=spec.task)
     assert spec.name.startswith("digits-")
     assert workers is None
     study = tmp_path / "study.toml"
     study.write_text(f"task = '{DIGITS[0]}'\ntrials = 4\nseed = 1\nworkers = 3\n")
-    spec, workers = read_study(StudyOptions(task=[str(study)], seed=2))
+    spec, workers, _ = read_study(StudyOptions(task=[str(study)], seed=2))
     assert (spec.trials, spec.seed, workers) == (4, 2, 3)
 
 
