@@ -77,6 +77,10 @@ class RefusedJob(JustrightError):
     """A worker was given a job that it must not run."""
 
 
+class ChangedTask(JustrightError):
+    """The user's code is not what it was when the study began."""
+
+
 class UserCodeError(JustrightError):
     """The user's own code raised; ``traceback`` is theirs, trimmed to their frames."""
 

@@ -20,6 +20,7 @@ class FailureKind(StrEnum):
     LOST = "lost"  #: Its worker died, or its machine, or the line to it.
     RETURNED = "returned"  #: Given back in good order: it goes on from its checkpoint.
     INTERNAL = "internal"  #: justright itself failed on it.
+    CHANGED = "changed"  #: The task's code is not what it was when the study began.
     REFUSED = "refused"  #: The worker may not run such a job.
 
 

@@ -68,7 +68,8 @@ def watch(
     """Watch a study until it has ended; ``show`` sees each new snapshot, the last one included.
 
     ``submission``: wait until this one has been taken up (None: take the study as it is).
-    ``rest``: a study that is paused, and trains no more, has ended as well.
+    ``rest``: a study that is paused, and trains no more, has ended as well; so has one that was
+    paused for a reason of its own.
     ``check`` is called now and then and may raise to end the watch.
 
     Raises:
@@ -86,7 +87,8 @@ def watch(
         if snapshot is not None and taken and snapshot != last:
             last = snapshot
             show(snapshot)
-            if snapshot.state in STUDY_FINISHED or (rest and is_at_rest(snapshot)):
+            stopped = rest or snapshot.failure is not None
+            if snapshot.state in STUDY_FINISHED or (stopped and is_at_rest(snapshot)):
                 return snapshot
         if time.monotonic() - checked > _CHECK:
             checked = time.monotonic()
@@ -108,6 +110,8 @@ def unknown_study(study: str, known: list[str]) -> UsageError:
 
 def exit_code(snapshot: Snapshot) -> int:
     """0: an answer; 3: ended without one; 1 or 2: the task could not be trained at all."""
+    if snapshot.failure is not None and snapshot.failure.kind == "changed":
+        return EXIT_ERROR
     if snapshot.failure is not None and not snapshot.trials:
         return EXIT_USAGE if snapshot.failure.kind == "usage" else EXIT_ERROR
     if snapshot.answer is None or snapshot.answer.best_lr is None:

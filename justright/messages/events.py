@@ -35,6 +35,8 @@ class Inspection(Message):
     failure: Failure | None = None
     warnings: tuple[str, ...] = ()  #: What its user should hear of, in sentences.
     worker: str = ""  #: Who looked.
+    #: Fingerprints of the user's code and files, by path seen from the task's folder.
+    sources: dict[str, str] = Field(default_factory=dict)
 
 
 class Space(Message):

@@ -54,6 +54,7 @@ class TrainJob(_Job):
     metric: str | None = None  #: The name under which a program prints its loss.
     trials: tuple[TrialWork, ...] = Field(min_length=1)
     plan: LanePlan = LanePlan()  #: How to train them.
+    sources: dict[str, str] = Field(default_factory=dict)  #: Fingerprints of the code to train.
 
 
 class InspectJob(_Job):

@@ -38,6 +38,7 @@ class JobFactory:
             seed=spec.seed,
             metric=spec.metric,
             trials=tuple(record.work() for record in trials),
+            sources=self._record.inspection.sources if self._record.inspection else {},
             plan=plan,
         )
 

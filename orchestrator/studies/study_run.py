@@ -18,7 +18,6 @@ from optuna.storages import BaseStorage
 from justright.failures import Failure, FailureKind
 from justright.lifecycle import StudyState, TrialState
 from justright.messages import (
-    Answer,
     Inspection,
     Job,
     Noticed,
@@ -43,11 +42,18 @@ from orchestrator.studies.inspection import TaskInspection
 from orchestrator.studies.jobs import JobFactory
 from orchestrator.studies.plain import no_answer, plain_snapshot
 from orchestrator.studies.refusals import Refusals
+from orchestrator.studies.snapshot import make_snapshot
 from orchestrator.studies.study_record import StudyRecord
 from orchestrator.studies.study_search import StudySearch
 from orchestrator.studies.trial_book import TrialBook
 from orchestrator.studies.trial_record import TrialRecord
 from orchestrator.studies.trials import Trials
+
+_CHOICE = (
+    "Choose: to go on from here all the same, `justright resume {name}`; to begin again, the same "
+    "command with another --name; or put the code back, and then resume."
+)
+_MIXED = "losses of different code are mixed: "
 
 
 class StudyRun:
@@ -166,6 +172,8 @@ class StudyRun:
             case Outcome() if self.refusals.is_one(event.worker, event.failure):
                 record = self.trials.current(event.trial, event.attempt)
                 self._refused(event.worker, event.failure, [record] if record else [])
+            case Outcome() if event.failure and event.failure.kind is FailureKind.CHANGED:
+                self._changed(event, event.failure)
             case Outcome():
                 self._book.end(event)
                 if self.record.working:  # it was resumed before this one had paused
@@ -189,6 +197,18 @@ class StudyRun:
         """The look at the task failed, or went missing: have another worker look."""
         if not self._inspection.tries_again(failure):
             self.fail(failure)
+
+    def _changed(self, event: Outcome, failure: Failure) -> None:
+        """The task is not what it was: rest, until its user says what shall become of it."""
+        record = self.trials.current(event.trial, event.attempt)
+        if record is None:
+            return
+        self._book.put_out_again(record, failure.message)
+        if not self.record.working:
+            return
+        self.pause()
+        choice = f"{failure.message} {_CHOICE.format(name=self.name)}"
+        self.record.set_failure(failure.model_copy(update={"message": choice}))
 
     def refuse_job(self, event: Refused) -> None:
         """A worker would not run one of our jobs: another one may."""
@@ -242,6 +262,7 @@ class StudyRun:
             self.inspection_failed(event.failure)
             return
         self.record.set_inspection(event)
+        self._book.resume_all()  # looked at again in the middle of the study
         self.record.set_state(StudyState.RUNNING)
         self._begin()
 
@@ -275,10 +296,15 @@ class StudyRun:
 
     def resume(self) -> None:
         """Go on from where it was paused."""
-        if self.record.state != StudyState.PAUSED:
+        record = self.record
+        if record.state != StudyState.PAUSED:
             return
         self.clock.start()
-        if self.record.inspection is None:
+        changed = record.failure is not None
+        if record.failure is not None:  # what its user has read, and accepts
+            record.warn(_MIXED + record.failure.message.partition(": its losses")[0])
+            record.set_failure(None)
+        if record.inspection is None or changed:
             self._inspection.start_anew()
             self.record.set_state(StudyState.INSPECTING)
             return
@@ -347,42 +373,16 @@ class StudyRun:
 
     # -- what clients are shown -----------------------------------------------------------------
 
-    @property
-    def answer(self) -> Answer:
-        """The final answer, or as of now."""
-        final = self.record.answer
-        return final or self._answers.make(self.search.policy, self.clock.elapsed)
-
     def snapshot(self, note: str = "") -> Snapshot:
         """What clients are shown. ``note``: what it waits for, where somebody else knows that."""
-        record = self.record
         if self._broken:
-            return plain_snapshot(record, note)
-        diagnoses = self.trials.diagnoses()
-        return Snapshot(
-            study=self.name,
-            submission=record.submission,
-            spec=record.spec,
-            state=record.state,
-            task=record.spec.task.label,
+            return plain_snapshot(self.record, note)
+        return make_snapshot(
+            self.record,
+            self.trials,
+            self.record.answer or self._answers.make(self.search.policy, self.clock.elapsed),
             total=self.search.total(len(self.trials)),
             horizon=self._answers.horizon,
-            trials=tuple(trial.view(diagnoses[trial.number]) for trial in self.trials),
-            answer=self.answer,
-            failure=record.failure,
-            note=note or _rest(record, self.trials),
-            refused=record.refused,
             seconds=self.clock.elapsed,
-            warnings=tuple(record.warnings),
-            plan=record.inspection.plan if record.inspection else None,
+            note=note,
         )
-
-
-def _rest(record: StudyRecord, trials: Trials) -> str:
-    """What a paused study still waits for."""
-    if record.state != StudyState.PAUSED:
-        return ""
-    running = sum(trial.state == TrialState.RUNNING for trial in trials)
-    if running:
-        return f"pausing: {running} trials train to their next report"
-    return f"paused; to go on: justright resume {record.name}"

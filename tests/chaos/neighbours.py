@@ -55,7 +55,9 @@ def hung_child(fleet: Fleet, rng: random.Random) -> None:
     _wait(fleet, name, _trains)
     deadline = time.monotonic() + _PATIENCE
     while not _ended(snapshot := fleet.broker.snapshot(name)) and time.monotonic() < deadline:
-        fleet.broker.send(Cancel(study=name))  # again where an orchestrator had just gone
+        fleet.broker.send(
+            Cancel(id=uuid.uuid4().hex, study=name)
+        )  # again where an orchestrator had just gone
         time.sleep(1.0)
     fleet.neighbours[name] = frozenset({StudyState.CANCELLED})
     assert _ended(snapshot), f"{name} is not cancelled"
@@ -68,7 +70,7 @@ def edited_task(fleet: Fleet, rng: random.Random) -> None:
     name = _begin(fleet, "edited", f"{copy}:Tiny", trials=12)
     _wait(fleet, name, lambda snapshot: any(trial.step for trial in snapshot.trials))
     copy.write_text(copy.read_text().replace("inputs.sin()", "inputs.cos()"))
-    fleet.neighbours[name] = frozenset({StudyState.FAILED})
+    fleet.neighbours[name] = frozenset({StudyState.PAUSED})
 
 
 def odd_study(fleet: Fleet, rng: random.Random) -> None:
@@ -82,14 +84,18 @@ def settle(fleet: Fleet) -> list[str]:
     wrong = []
     for name, right in fleet.neighbours.items():
         deadline = time.monotonic() + _PATIENCE
-        while not _ended(snapshot := fleet.broker.snapshot(name)) and time.monotonic() < deadline:
+        while (state := _state(fleet, name)) not in right and time.monotonic() < deadline:
             fleet.revive()
             time.sleep(0.2)
-        state = snapshot.state if snapshot else None
         if state not in right:
             wrong.append(f"{name} is {state or 'gone'}, not {' or '.join(sorted(right))}")
     fleet.neighbours.clear()
     return wrong
+
+
+def _state(fleet: Fleet, name: str) -> StudyState | None:
+    snapshot = fleet.broker.snapshot(name)
+    return snapshot.state if snapshot else None
 
 
 def _begin(fleet: Fleet, kind: str, target: str, **options: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import torch
 
-from justright.errors import JustrightError, RefusedJob, UsageError, UserCodeError
+from justright.errors import ChangedTask, JustrightError, RefusedJob, UsageError, UserCodeError
 from justright.failures import Failure, FailureKind
 from justright.messages import OutcomeKind
 from worker.jobs.attempt import Attempt
@@ -73,6 +73,8 @@ def failure_of(error: Exception) -> Failure:
 def _kind_of(error: Exception) -> FailureKind:
     if isinstance(error, UsageError):
         return FailureKind.USAGE
+    if isinstance(error, ChangedTask):
+        return FailureKind.CHANGED
     return FailureKind.REFUSED if isinstance(error, RefusedJob) else FailureKind.TASK
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
-from justright.errors import JustrightError
+from justright.errors import ChangedTask, JustrightError
 from justright.lane_plan import LanePlan
 from justright.messages import Inspection, InspectJob, Job, TidyJob, TrainJob, TrialWork
 from justright.settings import Settings
@@ -25,10 +24,16 @@ from worker.jobs.task_job import TaskJob
 from worker.lanes.plan import plan_lanes
 from worker.training.device import pick_device
 from worker.training.trainer import TaskTrainer
-from worker.user_code.loading import CommandLine, Objective, SourceWatch, load
+from worker.user_code.loading import CommandLine, Objective, load
 from worker.user_code.permission import Permission
+from worker.user_code.sources import Sources, differing, home_of
 
 log = logging.getLogger(__name__)
+
+_CHANGED = (
+    "{files} changed since the study began (found by worker {worker}): its losses would be mixed "
+    "with those of another code."
+)
 
 
 @dataclass
@@ -64,7 +69,7 @@ class JobRunner:
         self._failures = Failures()
         self._device: torch.device | None = None
         self._loaded: _Loaded | None = None
-        self._sources = SourceWatch()
+        self._sources = Sources()
         self._home = ""  # where the user's code that is loaded comes from
 
     def outdated(self, job: Job) -> bool:
@@ -73,7 +78,7 @@ class JobRunner:
         The user's code has changed since it was loaded, or it is somebody else's, whose modules
         may have the same names, or an error of the GPU has left its context unusable.
         """
-        home = _home(job.task)
+        home = home_of(job.task)
         foreign = bool(home and self._home and home != self._home)
         return self._failures.poisoned or foreign or self._sources.changed()
 
@@ -123,6 +128,9 @@ class JobRunner:
 
     def _train(self, job: TrainJob) -> None:
         what = self._load(job.task, job.epochs)
+        changed = differing(job.sources, self._sources.of(job.task))
+        if changed:
+            raise ChangedTask(_CHANGED.format(files=", ".join(changed), worker=self._worker))
         attempts = [self._attempt(job, work) for work in job.trials]
         if isinstance(what, TaskTrainer):
             self._train_task(job, what, attempts)
@@ -163,6 +171,8 @@ class JobRunner:
             return Inspection(
                 study=job.study,
                 job=job.id,
+                worker=self._worker or "",
+                sources=self._sources.of(job.task),
                 epochs=what.epochs,
                 initial_loss=what.initial_loss,
                 search_schedule=what.search_schedule,
@@ -175,6 +185,8 @@ class JobRunner:
         return Inspection(
             study=job.study,
             job=job.id,
+            worker=self._worker or "",
+            sources=self._sources.of(job.task),
             kind="objective" if objective else "command",
             epochs=job.epochs,
             plan=LanePlan(lanes=job.lanes or 1, reason=reason),
@@ -195,7 +207,7 @@ class JobRunner:
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # frees the old task's data first
             task = self._permission.check(ref)
-            self._home = _home(ref) or self._home
+            self._home = home_of(ref) or self._home
             try:
                 found = load(task)
             finally:
@@ -208,9 +220,3 @@ class JobRunner:
             else:
                 self._loaded = _Loaded(key, found)
         return self._loaded.what
-
-
-def _home(ref: TaskRef) -> str:
-    """Where the modules of a task come from: its file's folder, or its top package."""
-    place = (ref.target or "").rpartition(":")[0]
-    return str(Path(place).parent) if place.endswith(".py") else place.partition(".")[0]

@@ -7,8 +7,8 @@ trials of a job are compared at equal epochs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from traceback import clear_frames
 
 import torch
@@ -42,12 +42,15 @@ class RunningTrial:
     attempt: Attempt
     training: TrialTraining
     checkpoints: Checkpoints | None
+    sources: Mapping[str, str] = field(default_factory=dict)  #: Of the code that trains it.
 
     def save(self) -> bool:
         """Write a checkpoint of it as it is, if it has any; False: its place refused."""
         if self.checkpoints is None:
             return True
-        state = self.training.state() | {"losses": dict(self.attempt.losses)}
+        state = self.training.state() | {
+            "losses": dict(self.attempt.losses), "sources": dict(self.sources),
+        }  # fmt: skip
         return self.checkpoints.save(state, self.training.epoch, self.training.batch)
 
     @property
@@ -146,6 +149,8 @@ class TaskJob:
         training = self._trainer.start(work)
         for state in checkpoints.states() if checkpoints and look else ():
             try:
+                if state.get("sources", self._job.sources) != self._job.sources:
+                    log.warning("trial %d goes on from a checkpoint of other code", work.number)
                 training.restore(state)
                 attempt.losses = dict(state["losses"])
             except Exception as error:  # as many as there are ways in which a model can differ
@@ -156,7 +161,7 @@ class TaskJob:
             break
         else:
             attempt.begin()
-        return RunningTrial(attempt, training, checkpoints)
+        return RunningTrial(attempt, training, checkpoints, self._job.sources)
 
     def _checkpoints_of(self, attempt: Attempt) -> Checkpoints | None:
         if not self._job.checkpoint_prefix:

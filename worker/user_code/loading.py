@@ -6,7 +6,6 @@ import copy
 import importlib
 import importlib.util
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 from justright.errors import TaskError, UsageError, UserCodeError
 from justright.spec import TaskRef
 from justright.task import Task
-from worker.user_code.guard import HOUSE, OWN_NAMES, is_users, user_code
+from worker.user_code.guard import HOUSE, OWN_NAMES, user_code
 
 
 @dataclass
@@ -142,31 +141,3 @@ def _refuse_hidden_names(folder: Path) -> None:
                 "from your task would give you ours. Rename it, or move the task to a folder "
                 "of its own."
             )
-
-
-class SourceWatch:
-    """Notices that the user has edited their code since this process imported it."""
-
-    def __init__(self) -> None:
-        self._before = set(sys.modules)
-        self._stamps: dict[str, float] = {}
-
-    def remember(self) -> None:
-        """Note the state of all of the user's modules that are loaded now."""
-        for name, module in list(sys.modules.items()):
-            if name in self._before:  # torch alone has thousands
-                continue
-            path = getattr(module, "__file__", None)
-            if path and path not in self._stamps and is_users(path):
-                self._stamps[path] = _stamp(path)
-
-    def changed(self) -> bool:
-        """Whether a loaded module is no longer what is on the disk."""
-        return any(_stamp(path) != stamp for path, stamp in self._stamps.items())
-
-
-def _stamp(path: str) -> float:
-    try:
-        return os.stat(path).st_mtime
-    except OSError:
-        return 0.0

@@ -24,8 +24,9 @@ from justright.settings import Settings
 from justright.spec import TaskRef
 from worker.jobs.channel import Channel
 from worker.jobs.runner import JobRunner
-from worker.user_code.loading import SourceWatch, load
+from worker.user_code.loading import load
 from worker.user_code.permission import Permission
+from worker.user_code.sources import Sources
 
 TASK = """
 import torch
@@ -81,7 +82,7 @@ def runner_and_broker(task: Path) -> tuple[JobRunner, MemoryBroker]:
 
 
 def test_only_an_edit_is_an_edit(task: Path) -> None:
-    watch = SourceWatch()
+    watch = Sources()
     load(TaskRef(target=f"{task}:Tiny"))
     watch.remember()
     assert not watch.changed()
@@ -92,7 +93,7 @@ def test_only_an_edit_is_an_edit(task: Path) -> None:
 
 @pytest.mark.parametrize("name", ["edits_task.py", "edits_helper.py"])
 def test_an_edit_of_the_file_or_of_its_neighbour(task: Path, name: str) -> None:
-    watch = SourceWatch()
+    watch = Sources()
     load(TaskRef(target=f"{task}:Tiny"))
     watch.remember()
     edit(task.parent / name, "WIDTH = 4\n")
@@ -102,7 +103,7 @@ def test_an_edit_of_the_file_or_of_its_neighbour(task: Path, name: str) -> None:
 
 
 def test_a_file_that_has_gone(task: Path) -> None:
-    watch = SourceWatch()
+    watch = Sources()
     load(TaskRef(target=f"{task}:Tiny"))
     watch.remember()
     (task.parent / "edits_helper.py").unlink()
@@ -111,7 +112,7 @@ def test_a_file_that_has_gone(task: Path) -> None:
 
 def test_modules_that_were_there_before_are_not_watched(task: Path) -> None:
     load(TaskRef(target=f"{task}:Tiny"))
-    watch = SourceWatch()
+    watch = Sources()
     watch.remember()
     edit(task, "")
     assert not watch.changed()

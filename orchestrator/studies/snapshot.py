@@ -1,0 +1,49 @@
+"""What clients are shown of a study at work."""
+
+from __future__ import annotations
+
+from justright.lifecycle import StudyState, TrialState
+from justright.messages import Answer, Snapshot
+from orchestrator.studies.study_record import StudyRecord
+from orchestrator.studies.trials import Trials
+
+
+def make_snapshot(
+    record: StudyRecord,
+    trials: Trials,
+    answer: Answer,
+    *,
+    total: int,
+    horizon: int | None,
+    seconds: float,
+    note: str = "",
+) -> Snapshot:
+    """All of it, with its trials. ``note``: what it waits for, where somebody else knows that."""
+    diagnoses = trials.diagnoses()
+    return Snapshot(
+        study=record.name,
+        submission=record.submission,
+        spec=record.spec,
+        state=record.state,
+        task=record.spec.task.label,
+        total=total,
+        horizon=horizon,
+        trials=tuple(trial.view(diagnoses[trial.number]) for trial in trials),
+        answer=answer,
+        failure=record.failure,
+        note=note or _rest(record, trials),
+        refused=record.refused,
+        seconds=seconds,
+        warnings=tuple(record.warnings),
+        plan=record.inspection.plan if record.inspection else None,
+    )
+
+
+def _rest(record: StudyRecord, trials: Trials) -> str:
+    """What a paused study still waits for."""
+    if record.state != StudyState.PAUSED:
+        return ""
+    running = sum(trial.state == TrialState.RUNNING for trial in trials)
+    if running:
+        return f"pausing: {running} trials train to their next report"
+    return f"paused; to go on: justright resume {record.name}"
