@@ -84,6 +84,8 @@ def print_answer(snapshot: Snapshot, console: Console | None = None) -> None:
         else (f"{answer.loss:.4g}{interval}")
     )
     out.print(f"loss                {loss}")
+    if answer.metric:
+        out.print(f"read as the loss    {escape(answer.metric)}")
     if answer.plateau:
         out.print(f"as good from        {answer.plateau[0]:.3g} to {answer.plateau[1]:.3g}")
     if answer.edge_of_stability:
@@ -127,9 +129,11 @@ def why_no_answer(snapshot: Snapshot) -> str:
         low, high = snapshot.spec.lr_range
         every = f"every trial diverged ({diverged} of {total})"
         some = f"{diverged} of {total} trials diverged and {failed} failed"
+        reason = next((t.reason for t in reversed(snapshot.trials) if t.diverged and t.reason), "")
         return (
             f"{some if failed else every}. The range {low:g}:{high:g} is too hot: try a lower one "
             "with --lr, and check the data for values that are not finite."
+            + (f" The last one {reason}" if reason else "")
         )
     if failed:
         last = next((t.failure for t in reversed(snapshot.trials) if t.failure), None)

@@ -95,6 +95,7 @@ class Outcome(Message):
     reason: str = ""
     failure: Failure | None = None
     worker: str = ""  #: Whose attempt it was.
+    metric: str = ""  #: The name by which a program's losses were read.
     #: All (step, loss) of the trial, in case that a report was lost with a Redis that crashed.
     losses: tuple[tuple[int, Loss], ...] = ()
 

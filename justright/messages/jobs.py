@@ -52,6 +52,7 @@ class TrainJob(_Job):
     until: int | None = Field(default=None, ge=1)  #: The step to stop at; None: the horizon.
     seed: int = 0
     metric: str | None = None  #: The name under which a program prints its loss.
+    known_metric: str = ""  #: The one by which the study's trainings were read so far.
     trials: tuple[TrialWork, ...] = Field(min_length=1)
     plan: LanePlan = LanePlan()  #: How to train them.
     sources: dict[str, str] = Field(default_factory=dict)  #: Fingerprints of the code to train.

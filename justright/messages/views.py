@@ -74,6 +74,7 @@ class Answer(BaseModel):
     shape: str = ""  #: bowl, flat, edge_low, edge_high, noisy; "": not known.
     advice: tuple[str, ...] = ()  #: What follows from it, in sentences.
     warnings: tuple[str, ...] = ()  #: What was found to be odd on the way, in sentences.
+    metric: str = ""  #: The name by which a program's losses were read; "": it has none.
 
 
 class Snapshot(Message):

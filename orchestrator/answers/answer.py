@@ -251,6 +251,8 @@ def as_note(answer: Answer, task: str) -> str:
         "",
         f"* state: {answer.state}" + (f", ended by: {answer.reason}" if answer.reason else ""),
     ]
+    if answer.metric:
+        lines.append(f"* read as the loss: {answer.metric}")
     if answer.loss_interval:
         low, high = answer.loss_interval
         lines.append(f"* loss, 95 % interval: {low:.4g} to {high:.4g}")

@@ -25,6 +25,7 @@ SPEC = "spec"  #: StudySpec, as JSON data
 STATE = "state"  #: StudyState
 INSPECTION = "inspection"  #: Inspection: what a worker saw of the task
 RANGE = "lr_range"  #: [low, high] that is searched, where it is not the spec's
+METRIC = "metric"  #: the name by which a program's losses are read
 WARNINGS = "warnings"  #: what was found to be odd, in sentences
 HINT = "hint"  #: the best rate of a similar study, from which the search begins
 REASON = "reason"  #: why the study ended

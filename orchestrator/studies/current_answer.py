@@ -60,7 +60,11 @@ class CurrentAnswer:
         answer = self._with_expectations(answer, policy)
         return with_words(
             answer.model_copy(
-                update={"importance": self._importance(), "warnings": tuple(record.warnings)}
+                update={
+                    "importance": self._importance(),
+                    "warnings": tuple(record.warnings),
+                    "metric": record.metric,
+                }
             ),
             record.spec,
             results,

@@ -37,6 +37,7 @@ class JobFactory:
             until=trials[0].until,
             seed=spec.seed,
             metric=spec.metric,
+            known_metric=self._record.metric,
             trials=tuple(record.work() for record in trials),
             sources=self._record.inspection.sources if self._record.inspection else {},
             plan=plan,

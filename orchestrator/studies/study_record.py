@@ -46,6 +46,8 @@ class StudyRecord:
         self.inspection: Inspection | None = None
         if ledger.INSPECTION in attributes:
             self.inspection = Inspection.model_validate(attributes[ledger.INSPECTION])
+        self.metric: str = attributes.get(ledger.METRIC, "")
+        """The name by which a program's losses are read; "": not known yet, or it has none."""
         self.warnings: list[str] = list(attributes.get(ledger.WARNINGS, ()))
         self.refused: dict[str, str] = {}  #: Refused submissions, and why. In memory only.
         self.version = 0  #: Counts what clients are shown of it.
@@ -126,6 +128,12 @@ class StudyRecord:
         self.version += 1
         self.spec = spec
         self._write(ledger.SPEC, spec.model_dump(mode="json"))
+
+    def set_metric(self, metric: str) -> None:
+        """The first name that was read is that of all."""
+        if metric and not self.metric:
+            self.metric = metric
+            self._write(ledger.METRIC, metric)
 
     def warn(self, text: str) -> None:
         """Note what its user should hear of; each sentence once."""

@@ -175,6 +175,7 @@ class StudyRun:
             case Outcome() if event.failure and event.failure.kind is FailureKind.CHANGED:
                 self._changed(event, event.failure)
             case Outcome():
+                self.record.set_metric(event.metric)
                 self._book.end(event)
                 if self.record.working:  # it was resumed before this one had paused
                     self._book.resume_all()

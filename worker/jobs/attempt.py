@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from justright.failures import Failure
 from justright.logs import event
-from justright.messages import Decision, Outcome, OutcomeKind, Report, TrialWork
+from justright.messages import Decision, Noticed, Outcome, OutcomeKind, Report, TrialWork
 from worker.jobs.channel import Channel
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,10 @@ class Attempt:
             )
         )
 
+    def notice(self, text: str) -> None:
+        """Tell the study's user something, though the training goes on."""
+        self.channel.send(Noticed(study=self.study, text=text))
+
     @property
     def told(self) -> Decision | None:
         """What this trial shall do now, as far as it is known here; None: go on."""
@@ -69,10 +73,12 @@ class Attempt:
         reason: str = "",
         value: float | None = None,
         failure: Failure | None = None,
+        metric: str = "",
     ) -> None:
         """Say how it ended: the last word of this attempt.
 
-        FAILED without a failure: given back, since the worker leaves.
+        FAILED without a failure: given back, since the worker leaves. ``metric``: the name by
+        which its losses were read, where it prints them.
         """
         if kind is OutcomeKind.FAILED and failure is None:
             failure = self.channel.leaving
@@ -94,6 +100,7 @@ class Attempt:
                 value=value,
                 failure=failure,
                 worker=self.worker or "",
+                metric=metric,
                 losses=tuple(sorted(self.losses.items())),
             )
         )

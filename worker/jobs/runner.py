@@ -141,7 +141,13 @@ class JobRunner:
                 if isinstance(what, Objective):
                     run_objective(what, attempt)
                 else:
-                    run_command(what.command, attempt, epochs=job.epochs, metric=job.metric)
+                    run_command(
+                        what.command,
+                        attempt,
+                        epochs=job.epochs,
+                        metric=job.metric,
+                        known=job.known_metric,
+                    )
             except JustrightError as error:
                 self._failures.end(attempt, error)
 

@@ -30,9 +30,14 @@ def run(wire: Wire, program: str, *arguments: str, **options: Any) -> Outcome:
     return run_words(wire, (sys.executable, "-u", "-c", program, *arguments), **options)
 
 
-def run_words(wire: Wire, command: tuple[str, ...], metric: str | None = None) -> Outcome:
+def run_words(
+    wire: Wire, command: tuple[str, ...], metric: str | None = None, known: str = ""
+) -> Outcome:
     """Run any program."""
-    return wire.run(WORK, lambda attempt: run_command(command, attempt, epochs=None, metric=metric))
+    return wire.run(
+        WORK,
+        lambda attempt: run_command(command, attempt, epochs=None, metric=metric, known=known),
+    )
 
 
 # -- the command line -------------------------------------------------------------------------
@@ -75,7 +80,13 @@ def test_to_its_end(wire: Wire) -> None:
     outcome = run(wire, TRAINS, "{lr}")
     losses = tuple((step, round(0.0125 / step, 6)) for step in (1, 2, 3))
     assert outcome == Outcome(
-        study=STUDY, trial=3, attempt=2, kind=OutcomeKind.COMPLETE, step=3, losses=losses
+        study=STUDY,
+        trial=3,
+        attempt=2,
+        kind=OutcomeKind.COMPLETE,
+        step=3,
+        losses=losses,
+        metric="val loss",
     )
     assert wire.told() == [
         Report(study=STUDY, trial=3, attempt=2, step=step, loss=loss) for step, loss in losses
@@ -103,7 +114,7 @@ ENDLESS = """
 import os, sys, time
 open(sys.argv[1], "w").write(str(os.getpid()))
 for step in range(10**9):
-    print(f"loss: {sys.argv[2]}", flush=True)
+    print(f"val_loss: {sys.argv[2]}", flush=True)
     time.sleep(0.01)
 """
 
@@ -134,7 +145,7 @@ def test_told_to_stop(wire: Wire, tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_ends_it(wire: Wire, tmp_path: Path, bad: str) -> None:
     outcome = run(wire, ENDLESS, str(tmp_path / "pid"), bad)
     assert (outcome.kind, outcome.step) == (OutcomeKind.DIVERGED, 1)
-    assert f"printed loss {float(bad)}" in outcome.reason
+    assert f"printed val_loss {float(bad)}" in outcome.reason
     assert gone(tmp_path / "pid")
     assert wire.losses() == [(1, None)]
 
@@ -221,3 +232,76 @@ def test_what_a_program_leaves_behind_ends_with_it(wire: Wire, tmp_path: Path) -
     while state.exists() and state.read_text().split()[2] != "Z":
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+# -- what it prints, and when -----------------------------------------------------------------
+
+
+def test_python_does_not_hold_back_what_it_prints(wire: Wire, monkeypatch: Any) -> None:
+    """It asks whether its output is buffered, as it would be in a pipe."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    program = "import sys; print('val_loss:', int(not sys.stdout.write_through))"
+    assert run_words(wire, (sys.executable, "-c", program)).kind is OutcomeKind.COMPLETE
+    assert wire.losses() == [(1, 0.0)]
+
+
+BARS = """
+import sys
+for epoch in (1, 2):
+    for batch in (1, 2, 3):
+        sys.stdout.write(f"\\r{batch * 33}%|##  | {batch}/3 [00:01, 9.1it/s, loss={9 / batch}]")
+    if sys.argv[1] == "cleared":
+        sys.stdout.write("\\r" + " " * 50 + "\\r")
+    else:
+        sys.stdout.write("\\n")
+"""
+
+
+@pytest.mark.parametrize("way", ["kept", "cleared"])
+def test_a_progress_bar_counts_as_it_stood_last(wire: Wire, way: str) -> None:
+    run(wire, BARS, way)
+    assert wire.losses() == [(1, 3.0), (2, 3.0)]
+
+
+def test_lines_that_only_go_back_to_their_beginning_all_count(wire: Wire) -> None:
+    run(wire, "for e in (3, 2, 1): print(f'\\repoch {e} val_loss: {e}', end='')")
+    assert wire.losses() == [(1, 3.0), (2, 2.0), (3, 1.0)]
+
+
+def test_a_training_loss_is_reported_at_the_end_with_a_word(wire: Wire) -> None:
+    run(wire, "for e in (3, 2): print('train loss:', e)")
+    *reports, notice = wire.told()
+    assert [report.loss for report in reports] == [3.0, 2.0]
+    assert "no validation loss: 'train loss' is read" in notice.text
+
+
+def test_a_metric_that_rises_is_warned_of(wire: Wire) -> None:
+    run(wire, "print('accuracy: 0.9')", metric="accuracy")
+    notice, report = wire.told()
+    assert "'accuracy', which rises" in notice.text
+    assert report.loss == 0.9
+
+
+GIVES_UP: dict[str, str] = {
+    "exits": "print('Loss is nan, stopping training'); exit(1)",
+    "after a loss": "print('val_loss: 2'); print('non-finite loss, bye'); exit(3)",
+    "in good order": "print('val_loss: 2'); print('Loss became NaN: stopping')",
+    "raises": "print('val_loss: 2'); raise ValueError('loss is not finite')",
+    "asserts": "import math\nloss = math.nan\nassert math.isfinite(loss)",
+    "overflows": "print(2.0 ** 5000)",
+}
+
+
+@pytest.mark.parametrize("program", GIVES_UP.values(), ids=GIVES_UP)
+def test_a_program_that_ends_itself_on_a_number_that_is_not_finite(
+    wire: Wire, tmp_path: Path, program: str
+) -> None:
+    (tmp_path / "train.py").write_text(program)
+    outcome = run_words(wire, (sys.executable, str(tmp_path / "train.py")))
+    assert outcome.kind is OutcomeKind.DIVERGED
+    assert outcome.reason.startswith("the program ended itself: ")
+
+
+def test_a_warning_that_training_went_on_from_is_none(wire: Wire) -> None:
+    program = "print('loss is nan, batch skipped'); print('val_loss: 2'); print('best loss: inf')"
+    assert run(wire, program).kind is OutcomeKind.COMPLETE
