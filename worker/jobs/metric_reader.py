@@ -168,10 +168,7 @@ class MetricReader:
         return best.values
 
     def _nothing_read(self) -> str:
-        if self._metric:
-            wanted = self._metric
-        else:
-            wanted = "val_loss or loss, or a number of a like name"
+        wanted = self._metric or "val_loss or loss, or a number of a like name"
         parts = [
             f"the program never printed {wanted}; expected lines such as "
             f"'{self._metric or 'val_loss'}: 0.3', or the name of yours with --metric."
