@@ -68,6 +68,7 @@ class CurrentAnswer:
             ),
             record.spec,
             results,
+            record.range,
         )
 
     def _importance(self) -> dict[str, float]:

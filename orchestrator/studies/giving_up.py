@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from justright.failures import Failure
 from justright.lifecycle import FINISHED, TrialState
@@ -30,11 +30,11 @@ class GivingUp:
     def reason(self, trials: Iterable[TrialRecord]) -> Failure | None:
         """The failure that ends the study; None: it goes on."""
         records = list(trials)
-        ended = [r for r in records if r.state in FINISHED and r.number not in self._forgiven]
+        known = [record for record in records if record.number not in self._forgiven]
+        ended = [record for record in known if record.state in FINISHED]
         failed = [record for record in ended if record.state == TrialState.FAILED]
         most = 2 * len(failed) > len(ended)
-        none_complete = all(record.state != TrialState.COMPLETE for record in ended)
-        if len(failed) >= _HOPELESS and most and none_complete and failed[-1].failure is not None:
+        if len(failed) >= _HOPELESS and most and not _trains(known, failed):
             return failed[-1].failure
         return None if any(record.steps for record in records) else self._all_alike()
 
@@ -46,3 +46,17 @@ class GivingUp:
         way = (last.kind, last.message)
         same = [number for number, f in self._crashes if (f.kind, f.message) == way]
         return last if len(same) >= _HOPELESS and len(set(same)) > 1 else None
+
+
+def _trains(known: Sequence[TrialRecord], failed: Sequence[TrialRecord]) -> bool:
+    """Whether another trial trains well: it has come to its end, or further than each that failed,
+    or may still do so.
+    """
+    furthest = max(record.step for record in failed)
+    for record in known:
+        if record.state == TrialState.FAILED or record.diverged:
+            continue
+        at_work = record.state == TrialState.RUNNING and not record.lost
+        if record.state == TrialState.COMPLETE or record.step > furthest or at_work:
+            return True
+    return False

@@ -19,6 +19,7 @@ from worker.jobs.attempt import Attempt
 from worker.jobs.channel import Channel
 from worker.jobs.failures import Failures
 from worker.jobs.objective import run_objective
+from worker.jobs.objective_source import warnings_of
 from worker.jobs.program import run_command
 from worker.jobs.task_job import TaskJob
 from worker.lanes.plan import plan_lanes
@@ -194,6 +195,7 @@ class JobRunner:
             worker=self._worker or "",
             sources=self._sources.of(job.task),
             kind="objective" if objective else "command",
+            warnings=warnings_of(what.function) if isinstance(what, Objective) else (),
             epochs=job.epochs,
             plan=LanePlan(lanes=job.lanes or 1, reason=reason),
         )

@@ -46,6 +46,8 @@ class HopelessPruner(BasePruner):
     From the same epoch on, the leader's lowest loss fell by some amount until its end. A trial
     that would not get there with HOPE times that amount is given up. Closeness counts, not rank:
     neighbours of the leader run on, and who is as good already is not pruned by the leader's luck.
+    What is reported is compared with what was reported; nothing is pruned that has already reported
+    less than the leader has returned.
     """
 
     def __init__(self, horizon: int | None, initial_loss: float | None = None) -> None:
@@ -60,13 +62,16 @@ class HopelessPruner(BasePruner):
         horizon = self._horizon or max(leader.intermediate_values, default=1)
         if not _FIRST_LOOK * horizon <= step < _LAST_LOOK * horizon:
             return False
+        reached = _lowest(trial, step)
+        if leader.value is not None and reached <= leader.value:
+            return False  # an objective may return more than the lowest that it reports
         then = _lowest(leader, step)
         end = min(_lowest(leader, horizon), then)
         initial = self._initial_loss
         if initial is None:
             initial = leader.intermediate_values[min(leader.intermediate_values)]
         hope = max(HOPE * (then - end), _NO_WORSE * (initial - end))
-        return _lowest(trial, step) > end + hope
+        return reached > end + hope
 
 
 def _leader(study: Study) -> FrozenTrial | None:

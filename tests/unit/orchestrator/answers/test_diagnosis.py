@@ -116,3 +116,23 @@ def test_rivals_within_the_noise_ask_for_replicates() -> None:
 
 def test_no_answer_no_words() -> None:
     assert with_words(answer(best_lr=None), spec(), []).advice == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "best", "shape", "words"),
+    [
+        (None, (1e-5, 1e-3), 1e-3, "edge_high", "hot end of the range that the objective asks for"),
+        (None, (1e-5, 1e-3), 1e-5, "edge_low", "beyond 1e-05"),
+        (None, (1e-5, 1e-3), 1e-4, "bowl", ""),
+        ((1e-5, 1e-3), (1e-5, 1e-3), 1e-3, "edge_high", "the range you gave"),
+        ((1e-4, 1.0), (1e-4, 0.1), 0.1, "edge_high", "that the objective asks for"),
+        ((1e-4, 1.0), (1e-4, 0.1), 1e-4, "edge_low", "the range you gave"),
+        (None, (1e-6, 10.0), 10.0, "edge_high", "all that is tried"),
+    ],
+)
+def test_the_edge_of_an_objectives_own_range(
+    given: tuple[float, float] | None, own: tuple[float, float], best: float, shape: str, words: str
+) -> None:
+    found = with_words(answer(best_lr=best), spec(lr=given), [], own)
+    assert found.shape == shape
+    assert words in " ".join(found.advice)

@@ -171,13 +171,13 @@ def test_the_bottom_of_a_bowl_is_found(
     assert best_found(centre, width, cliff, at_once) <= 1.05
 
 
-def curve(losses: Sequence[float], state: TrialState) -> FrozenTrial:
-    """A trial with these losses, from step 1 on."""
+def curve(losses: Sequence[float], state: TrialState, value: float | None = None) -> FrozenTrial:
+    """A trial with these losses, from step 1 on. ``value``: what it returned, not the lowest."""
     return create_trial(
         params={"lr": 0.1},
         distributions={"lr": FloatDistribution(LOW, HIGH, log=True)},
         state=state,
-        value=min(losses) if state == TrialState.COMPLETE else None,
+        value=(min(losses) if value is None else value) if state == TrialState.COMPLETE else None,
         intermediate_values=dict(enumerate(losses, start=1)),
     )
 
@@ -210,6 +210,17 @@ def test_nobody_is_given_up_too_soon_or_near_the_end(step: int) -> None:
 def test_nobody_is_given_up_without_a_leader_or_a_report() -> None:
     assert not given_up([], [9.0] * 10, HORIZON)
     assert not given_up([LEADER], [], HORIZON)
+
+
+@pytest.mark.parametrize(("returned", "gives_up"), [(1.0, True), (2.5, True), (3.5, False)])
+def test_nobody_is_given_up_below_what_the_leader_has_returned(
+    returned: float, gives_up: bool
+) -> None:
+    """An objective that overfits returns its last loss, after lower ones."""
+    study = optuna.create_study()
+    study.add_trial(curve([2.0] * 2 + [1.0] * (HORIZON - 2), TrialState.COMPLETE, returned))
+    study.add_trial(curve([3.4] * 8, TrialState.RUNNING))
+    assert HopelessPruner(HORIZON).prune(study, study.trials[-1]) is gives_up
 
 
 curves = st.lists(st.floats(0, 10), min_size=HORIZON, max_size=HORIZON)

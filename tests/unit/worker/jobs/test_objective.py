@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from justright.errors import TaskError, UserCodeError
-from justright.messages import Outcome, OutcomeKind, Report, Space, TrialWork
+from justright.messages import Noticed, Outcome, OutcomeKind, Report, Space, TrialWork
 from tests.helpers.wire import STUDY, Wire
 from worker.jobs.objective import run_objective
 from worker.user_code.loading import Objective
@@ -200,3 +200,133 @@ def test_an_objective_that_raises_because_of_nan_has_diverged(desk: Desk, after:
     outcome = desk.call(objective)
     assert (outcome.kind, outcome.step) == (OutcomeKind.DIVERGED, after)
     assert "Expected parameter loc" in outcome.reason
+
+
+# -- what is reported, and what is returned ------------------------------------------------------
+
+
+def reporting(*reports: tuple[Any, Any], value: Any = 1.0) -> Callable[[Any], Any]:
+    def objective(trial: Any) -> Any:
+        trial.suggest_float("lr", 1e-5, 1e-1, log=True)
+        for loss, step in reports:
+            trial.report(loss, step)
+        return value
+
+    return objective
+
+
+def test_of_two_reports_of_a_step_the_first_counts(desk: Desk) -> None:
+    outcome = desk.call(reporting((3.0, 1), (1.0, 2), (9.0, 1)))
+    assert outcome.losses == ((1, 3.0), (2, 1.0))
+    told = desk.told()
+    assert [(one.step, one.loss) for one in told if isinstance(one, Report)] == [(1, 3.0), (2, 1.0)]
+    [notice] = [one.text for one in told if isinstance(one, Noticed)]
+    assert "reports a step twice" in notice
+
+
+def test_numbers_of_numpy_and_torch_are_reported(desk: Desk) -> None:
+    desk.call(reporting((np.float32(0.5), np.int64(1)), (torch.tensor(0.25), 2.0), value=0.25))
+    assert desk.losses() == [(1, 0.5), (2, 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "step", "why"),
+    [
+        (None, 1, "given a NoneType, expected a number"),
+        ((0.5, 0.9), 1, "given a tuple, expected a number"),
+        ("0.5", 1, "given a str, expected a number"),
+        (0.5, -1, "given step -1, expected a whole number"),
+        (0.5, 1.5, "given step 1.5, expected a whole number"),
+        (0.5, None, "given step None, expected a whole number"),
+    ],
+)
+def test_what_cannot_be_reported_is_told(desk: Desk, loss: Any, step: Any, why: str) -> None:
+    with pytest.raises(TaskError, match=why):
+        desk.call(reporting((loss, step)))
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(1.0, False), (2.0, False), (1.0 - 1e-7, False), (0.5, True), (90.0, True)]
+)
+def test_another_quantity_than_is_reported_is_told(desk: Desk, value: float, told: bool) -> None:
+    outcome = desk.call(reporting((3.0, 1), (1.0, 2), value=value))
+    assert outcome.value == value, "what it returns counts"
+    assert any("something else than it reports" in getattr(x, "text", "") for x in desk.told()) is (
+        told
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [(True, "returned a bool"), (None, "without `return loss`"), ((1, 2), "Return the loss alone")],
+)
+def test_what_is_no_loss_is_told_with_what_to_do(desk: Desk, value: Any, why: str) -> None:
+    with pytest.raises(TaskError, match=why):
+        desk.call(returning(value))
+
+
+def test_pruned_of_its_own_accord_because_of_nan_is_divergence(desk: Desk) -> None:
+    def objective(trial: Any) -> float:
+        trial.suggest_float("lr", 1e-5, 1e-1, log=True)
+        loss = math.nan
+        if math.isnan(loss):
+            raise optuna.TrialPruned()
+        return loss
+
+    assert desk.call(objective).kind is OutcomeKind.DIVERGED
+
+
+# -- the trial that it is given -------------------------------------------------------------------
+
+
+def test_what_callbacks_ask_of_a_trial(desk: Desk) -> None:
+    seen: dict[str, Any] = {}
+
+    def objective(trial: Any) -> float:
+        lr = trial.suggest_float("lr", 1e-5, 1e-1, log=True)
+        trial.set_user_attr("a", 1)
+        seen.update(
+            params=trial.params == {"lr": lr},
+            minimizes=trial.study.direction == optuna.study.StudyDirection.MINIMIZE,
+            name=trial.study.study_name,
+            range=trial.distributions["lr"].high,
+            attrs=trial.user_attrs,
+            since=trial.datetime_start is not None,
+            has=hasattr(trial, "no_such_thing"),
+        )
+        return 1.0
+
+    assert desk.call(objective).kind is OutcomeKind.COMPLETE
+    assert seen == {
+        "params": True, "minimizes": True, "name": STUDY, "range": 1e-1, "attrs": {"a": 1},
+        "since": True, "has": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ask", "why"),
+    [
+        (lambda trial: trial.study.best_value, "does not serve trial.study.best_value.*leave it"),
+        (lambda trial: trial.study.stop(), "Use --trials, --timeout"),
+        (lambda trial: trial.storage, "A worker knows no storage"),
+        (lambda trial: trial.suggest_colour("x"), "does not serve trial.suggest_colour.*report"),
+    ],
+)
+def test_what_a_trial_does_not_serve_it_says(
+    desk: Desk, ask: Callable[[Any], Any], why: str
+) -> None:
+    with pytest.raises(UserCodeError, match=why):
+        desk.call(ask)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda trial: trial.suggest_categorical("lr", [1e-4, 1e-2]),
+        lambda trial: 10.0 ** trial.suggest_int("exponent", -4, 0),
+        lambda trial: 10.0 ** trial.suggest_uniform("log_lr", -4, 0),
+    ],
+)
+def test_a_rate_that_is_asked_for_otherwise(desk: Desk, ask: Callable[[Any], Any]) -> None:
+    with pytest.raises(TaskError, match=r'trial.suggest_float\("lr", low, high, log=True\)'):
+        desk.call(ask)
