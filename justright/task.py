@@ -41,7 +41,8 @@ class Task:
     epochs: int = 10
     #: Samples in a batch. Ignored where ``train_data`` returns a DataLoader.
     batch_size: int = 64
-    #: "sgd" (momentum 0.9), "adam", "adamw", or a callable (parameters, lr) -> Optimizer.
+    #: "sgd" (momentum 0.9), "adam", "adamw", a callable (parameters, lr) -> Optimizer, or a method
+    #: ``optimizer(self, parameters, lr)``.
     optimizer: OptimizerName | OptimizerFactory = "sgd"
     #: How the rate moves over the training, as a factor of it that changes every batch. "linear"
     #: and "cosine" fall to 0; "step" divides by 10 at 50 % and 75 %; "onecycle" rises for 30 % and
@@ -63,7 +64,8 @@ class Task:
     precision: Precision = "float32"
     #: Only algorithms that give the same bits each time; torch raises where it has none.
     deterministic: bool = False
-    #: A loss above this many times the untrained one means: diverged.
+    #: A loss that lies this many times above the untrained one as training can bring it below means:
+    #: diverged. Measured in what one step down the gradient gains, and in what the trial has gained.
     divergence_factor: float = 100.0
 
     def __init__(self, **arguments: Any) -> None:

@@ -34,6 +34,7 @@ class Inspection(Message):
     plan: LanePlan = LanePlan()
     failure: Failure | None = None
     warnings: tuple[str, ...] = ()  #: What its user should hear of, in sentences.
+    pauses: bool = True  #: A checkpoint holds all that its trainings need to go on.
     worker: str = ""  #: Who looked.
     #: Fingerprints of the user's code and files, by path seen from the task's folder.
     sources: dict[str, str] = Field(default_factory=dict)

@@ -185,6 +185,8 @@ class JobRunner:
                 search_schedule=what.search_schedule,
                 details=details,
                 plan=plan,
+                warnings=tuple(what.warnings),
+                pauses=all(what.own_state.values()),
             )
         objective = isinstance(what, Objective)
         owner = "an objective" if objective else "a program"

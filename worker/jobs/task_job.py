@@ -22,6 +22,7 @@ from worker.checkpoints.store import Checkpoints
 from worker.jobs.attempt import Attempt
 from worker.jobs.channel import Channel
 from worker.jobs.failures import Failures, causes, is_poison, shortage
+from worker.jobs.non_finite import non_finite
 from worker.lanes.randomness import random_state
 from worker.lanes.trial import TrialTraining
 from worker.training.trainer import EpochResult, TaskTrainer
@@ -164,8 +165,8 @@ class TaskJob:
         return RunningTrial(attempt, training, checkpoints, self._job.sources)
 
     def _checkpoints_of(self, attempt: Attempt) -> Checkpoints | None:
-        if not self._job.checkpoint_prefix:
-            return None
+        if not self._job.checkpoint_prefix or not all(self._trainer.own_state.values()):
+            return None  # what a checkpoint cannot hold would be missing after it
         return Checkpoints(
             self._artifacts,
             folder=f"{self._job.checkpoint_prefix}/{attempt.work.number}",
@@ -206,10 +207,19 @@ class TaskJob:
                     clear_frames(cause.__traceback__)  # they hold the stack
                 raise NotFused(str(error), shortage(error)) from None
             for one in ready:
-                one.end(OutcomeKind.FAILED, failure=self._failures.word(error))
+                self._end_by(one, error)
             ended = ready
         left = [one for one in group if one not in ended]
         return [one for one in left if self._goes_on(one)]
+
+    def _end_by(self, one: RunningTrial, error: JustrightError) -> None:
+        """End a trial alone by what was raised: too hot, where a number was not finite."""
+        lost = non_finite(error, worked=one.training.epoch + one.training.batch > 0)
+        if not lost:
+            one.end(OutcomeKind.FAILED, failure=self._failures.word(error))
+            return
+        one.attempt.report(one.training.epoch + 1, None)
+        one.end(OutcomeKind.DIVERGED, lost)
 
     def _results(self, ready: list[RunningTrial]) -> list[tuple[RunningTrial, EpochResult]]:
         """Train them for one epoch; nothing, if they were interrupted."""

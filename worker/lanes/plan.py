@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol
 
@@ -68,6 +68,11 @@ class Trainer(Protocol):
         """Called again and again while something goes on."""
         ...
 
+    @property
+    def own_state(self) -> Mapping[str, bool]:
+        """State that the model keeps beside its ``state_dict``, by name."""
+        ...
+
     def start(self, work: TrialWork) -> TrialTraining: ...
 
     def lanes(self, trials: Sequence[TrialTraining]) -> Lanes: ...
@@ -83,6 +88,10 @@ def plan_lanes(
     """
     count = min(wanted or MOST, most)
     alone = LanePlan(lanes=wanted or 1)
+    if trainer.own_state:
+        names = ", ".join(name.lstrip(".") for name in trainer.own_state)
+        reason = f"cannot be fused: the model keeps state of its own, in {names}"
+        return alone.model_copy(update={"reason": reason})
     if count < 2:
         return alone
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 
 from justright.messages import TrialWork
 from worker.lanes.loss_scale import LossScale
+from worker.lanes.own_state import own_state, restore, to_save
 
 _LOOKING_RATE = 1e-8  # so small that a model is as good as untrained after some steps
 
@@ -30,6 +32,8 @@ class TrialTraining:
     factor: Callable[[float], float]  #: The schedule.
     batch_size: int
     scale: LossScale | None = None  #: For fp16.
+    own: tuple[str, ...] = ()  #: State of the model beside its ``state_dict``, by name.
+    lowest: float = math.inf  #: The lowest loss so far.
     epoch: int = 0  #: Whole ones.
     batch: int = 0  #: Batches of the next epoch that are done.
     total: torch.Tensor | None = None  #: Sum of their losses.
@@ -57,6 +61,8 @@ class TrialTraining:
             "seen": self.seen,
             "seconds": self.seconds,
             "random": self.random,
+            "own": to_save(own_state(self.model), self.own) if self.own else {},
+            "lowest": self.lowest,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -79,6 +85,8 @@ class TrialTraining:
         self.total = total.to(device) if total is not None else None
         self.epoch, self.batch, self.seen = state["epoch"], state["batch"], state["seen"]
         self.seconds, self.random = state["seconds"], state["random"]
+        restore(self.model, state.get("own", {}))
+        self.lowest = state.get("lowest", math.inf)
 
 
 def _alone(value: Any, known: dict[Any, torch.Tensor] | None = None) -> Any:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from justright.errors import TaskError
 
 _DATA_SHARE = 0.4  # of a GPU's free memory that data may take
+_VALIDATION_BATCH = 1024  # samples of held-out data at once, at most ...
+_VALIDATION_BYTES = 64 * 2**20  # ... and bytes of their inputs
 _SEEDS = 2**62  # from which a loader's own generators are seeded
 
 Batch = tuple[Any, Any]
@@ -69,20 +72,20 @@ class Ahead:
     """Batches in the host's memory, each copied to the device while the one before is used."""
 
     def __init__(self, batches: Batches, device: torch.device) -> None:
-        self._batches, self._device = batches, device
+        self.batches, self._device = batches, device
         self._side: Any = None
         if device.type == "cuda":
             self._side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
-        return len(self._batches)
+        return len(self.batches)
 
     def of_size(self, batch_size: int) -> Ahead:
-        return Ahead(self._batches.of_size(batch_size), self._device)
+        return Ahead(self.batches.of_size(batch_size), self._device)
 
     def __iter__(self) -> Iterator[Batch]:
         ready: Batch | None = None
-        for batch in self._batches:
+        for batch in self.batches:
             coming = self._copy(batch)
             if ready is not None:
                 yield self._taken(ready)
@@ -101,7 +104,7 @@ class Ahead:
         if self._side is not None:
             current = torch.cuda.current_stream(self._device)
             current.wait_stream(self._side)
-            _each(batch, lambda tensor: _keep_for(tensor, current))
+            each_tensor(batch, lambda tensor: _keep_for(tensor, current))
         return batch
 
 
@@ -115,7 +118,7 @@ class LoaderBatches:
         again: Callable[[int], DataLoader[Any]] | None = None,
     ) -> None:
         """``again``: the same loader with another batch size; None: it is the user's own."""
-        self._loader, self._device, self._again = loader, device, again
+        self.loader, self._device, self._again = loader, device, again
 
     def of_size(self, batch_size: int) -> LoaderBatches:
         if self._again is None:
@@ -126,15 +129,15 @@ class LoaderBatches:
         return LoaderBatches(self._again(batch_size), self._device, self._again)
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        for generator in _generators(self._loader):
+        for generator in _generators(self.loader):
             generator.manual_seed(int(torch.randint(_SEEDS, ())))
-        if self._loader.persistent_workers:
+        if self.loader.persistent_workers:
             # They would go on with the random numbers of whatever they loaded before.
-            self._loader._iterator = None
-        for batch in self._loader:
+            self.loader._iterator = None
+        for batch in self.loader:
             if not isinstance(batch, (tuple, list)) or len(batch) != 2:
                 raise TaskError(
                     f"found a batch that is a {_describe(batch)}, expected a pair "
@@ -175,9 +178,13 @@ def as_batches(
         if count == 0:
             raise TaskError(f"{what}() returned an empty {_describe(data)}.")
 
+        stream = isinstance(data, IterableDataset)  # which has an order of its own
+
         def load(size: int) -> DataLoader[Any]:
             lonely = shuffle and count > size > 1 and count % size == 1
-            return DataLoader(data, batch_size=size, shuffle=shuffle, drop_last=lonely)
+            return DataLoader(
+                data, batch_size=size, shuffle=shuffle and not stream, drop_last=lonely
+            )
 
         return LoaderBatches(load(batch_size), device, load)
     if isinstance(data, (tuple, list)) and len(data) == 2:
@@ -228,16 +235,16 @@ def _describe(data: Any) -> str:
     return type(data).__name__
 
 
-def _each(value: Any, call: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def each_tensor(value: Any, call: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """A batch of the same form, with the result of ``call`` for each of its tensors."""
     if isinstance(value, torch.Tensor):
         return call(value)
     if isinstance(value, dict):
-        return {key: _each(item, call) for key, item in value.items()}
+        return {key: each_tensor(item, call) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_each(item, call) for item in value))
+        return type(value)(*(each_tensor(item, call) for item in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(_each(item, call) for item in value)
+        return type(value)(each_tensor(item, call) for item in value)
     return value
 
 
@@ -248,9 +255,74 @@ def _keep_for(tensor: torch.Tensor, stream: Any) -> torch.Tensor:
 
 
 def _move(value: Any, device: torch.device) -> Any:
-    return _each(value, lambda tensor: tensor.to(device, non_blocking=True))
+    return each_tensor(value, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def _pin(value: Any) -> Any:
     """In memory from which a device copies while the host goes on."""
-    return _each(value, torch.Tensor.pin_memory)
+    return each_tensor(value, torch.Tensor.pin_memory)
+
+
+def samples(inputs: Any, targets: Any) -> int | None:
+    """How many samples a batch has, which is how much its mean counts; None: nothing tells.
+
+    By the first tensor within the targets, however they are nested, else within the inputs.
+    """
+    for part in (targets, inputs):
+        plain = isinstance(part, (list, tuple)) and len(part) > 0
+        if plain and all(isinstance(item, (int, float, str)) for item in part):
+            return len(part)
+        for count in _counts(part):
+            return count
+    return None
+
+
+def _counts(value: Any) -> Iterator[int]:
+    if isinstance(value, PackedSequence):
+        yield int(value.batch_sizes[0])
+        return
+    for tensor in _tensors(value):
+        if tensor.ndim:
+            yield len(tensor)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def validation_batch(data: Any) -> int:
+    """Samples in a batch of held-out data: without gradients there is room for many, of small ones.
+
+    Large images, of which a few fill a GPU, stay at the size that they are trained in.
+    """
+    if isinstance(data, (tuple, list)) and data and hasattr(data[0], "__getitem__"):
+        one: Any = data[0][:1] if len(data[0]) else None
+    elif isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        one = data[0] if len(data) else None  # type: ignore[arg-type]
+    else:
+        return 1
+    size = sum(t.numel() * t.element_size() for t in _tensors(one))
+    if isinstance(one, np.ndarray):
+        size = one.nbytes
+    return max(1, min(_VALIDATION_BATCH, _VALIDATION_BYTES // max(1, size)))
+
+
+def lonely_batch(batches: Batches) -> bool:
+    """Whether the last batch of a DataLoader of the user's own has one sample."""
+    inner = batches.batches if isinstance(batches, Ahead) else batches
+    if not isinstance(inner, LoaderBatches):
+        return False
+    loader = inner.loader
+    try:
+        count = len(loader.dataset)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    size = loader.batch_size
+    return size is not None and size > 1 and not loader.drop_last and count % size == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from justright.task import Task
 from worker.training.schedules import schedule
 from worker.user_code.guard import user_code
 
+_OF_A_FUNCTION = 2  # parameters: what is trained, and the rate
+_MODEL_NAMES = ("model", "module", "net", "network")
 _SGD_MOMENTUM = 0.9  # of "sgd", where the task says nothing else
 
 
@@ -72,7 +75,7 @@ def make_optimizer(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise TaskError("model() has no parameter that can be trained.")
-    optimizer = _named(task.optimizer, parameters, lr)
+    optimizer = _named(task.optimizer, model, parameters, lr)
     if chosen.weight_decay is not None:
         _set_weight_decay(optimizer, float(chosen.weight_decay))
     if chosen.momentum is not None:
@@ -81,7 +84,7 @@ def make_optimizer(
 
 
 def _named(
-    choice: Any, parameters: Iterable[torch.nn.Parameter], lr: float
+    choice: Any, model: torch.nn.Module, parameters: Iterable[torch.nn.Parameter], lr: float
 ) -> torch.optim.Optimizer:
     if choice == "sgd":
         return torch.optim.SGD(parameters, lr=lr, momentum=_SGD_MOMENTUM)
@@ -91,18 +94,47 @@ def _named(
         return torch.optim.AdamW(parameters, lr=lr)
     if not callable(choice):
         raise TaskError(
-            f"optimizer = {choice!r}, expected sgd, adam, adamw or a callable "
-            "(parameters, lr) -> torch.optim.Optimizer."
+            f"optimizer = {choice!r}, expected sgd, adam, adamw, a callable (parameters, lr) -> "
+            "torch.optim.Optimizer, or a method optimizer(self, parameters, lr)."
         )
-    # Reached through the class, a plain function would arrive bound to the task.
-    factory = getattr(choice, "__func__", choice)
-    optimizer = user_code(lambda: factory(parameters, lr))
+    optimizer = user_code(lambda: _called(choice, model, parameters, lr))
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TaskError(
             f"optimizer(...) returned a {type(optimizer).__name__}, expected a "
             "torch.optim.Optimizer."
         )
     return optimizer
+
+
+def _called(choice: Any, model: torch.nn.Module, parameters: Any, lr: float) -> Any:
+    """A function (parameters, lr) or a method (self, parameters, lr), however the rate is named.
+
+    Reached through the class, a plain function arrives bound to the task: its number of parameters
+    tells it from a method. A method's first one may also be the model.
+    """
+    factory = getattr(choice, "__func__", choice)
+    if factory is choice:
+        return _with_rate(choice, parameters, lr)
+    names = [
+        name
+        for name, one in inspect.signature(factory).parameters.items()
+        if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+    ]
+    if len(names) <= _OF_A_FUNCTION:
+        return _with_rate(factory, parameters, lr)
+    wants_model = names[1] in _MODEL_NAMES
+    return _with_rate(choice, model if wants_model else parameters, lr)
+
+
+def _with_rate(factory: Callable[..., Any], first: Any, lr: float) -> Any:
+    """The rate by position, or by its name where it has no place."""
+    try:
+        inspect.signature(factory).bind(first, lr)
+    except TypeError:
+        return factory(first, lr=lr)
+    except ValueError:  # written in C: it has no signature
+        pass
+    return factory(first, lr)
 
 
 def _set_weight_decay(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -7,8 +7,10 @@ epoch needs is in ``TrialTraining``: it goes on to the same losses, in any proce
 
 from __future__ import annotations
 
+import copy
 import math
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -25,14 +27,19 @@ from worker.lanes.loss_scale import LossScale
 from worker.lanes.randomness import seed_for, set_random_state
 from worker.lanes.stack import set_free
 from worker.lanes.trial import TrialTraining, for_a_look
-from worker.training.data import Batches, as_batches
+from worker.training.data import Batches, as_batches, samples, validation_batch
 from worker.training.device import be_deterministic, half_type
 from worker.training.evaluation import divergence, mean_losses
-from worker.training.optimizers import hyperparameters, in_force, make_optimizer
+from worker.training.inspecting import Details, inspect, look_closer
+from worker.training.optimizers import hyperparameters, make_optimizer
 from worker.user_code.guard import guarded, user_code
 
 _CHECK_EVERY = 64  # batches between looks at the loss: each look waits for the device
-_VALIDATION_BATCH = 1024  # samples, at least: without gradients there is room for more
+_MORE_BATCHES = (
+    "train_data() gave more batches than its length says, {steps}. An IterableDataset in a "
+    "DataLoader with workers gives all of it once for each worker: share it out by "
+    "torch.utils.data.get_worker_info(), or use num_workers=0."
+)
 _MOST_THREADS = torch.get_num_threads()
 # Operations of a forward pass below which a second CPU thread costs more than it gives.
 _WORTH_A_THREAD = 100e6
@@ -74,6 +81,11 @@ class TaskTrainer:
         if held_out is not None:
             self._validation = self._batches(lambda: held_out, "validation_data", shuffle=False)
         self.initial_loss: float | None = None
+        self.scale = 0.0  #: How far one step can bring the loss down; 0: not known.
+        self.own_state: dict[str, bool] = {}  #: State beside state_dict; whether it is carried.
+        self.shares_model = False  #: ``model()`` returns parts that it returned before.
+        self._handed_out: dict[int, weakref.ref[torch.Tensor]] = {}
+        self.warnings: list[str] = []  #: What the user should hear of, in sentences.
         self.alive: Callable[[], None] = lambda: None  #: Called for each batch of validation.
         self._stack: Lanes | None = None  #: That of the last epoch, where trials were fused.
         self._threads = threads
@@ -89,7 +101,7 @@ class TaskTrainer:
     def _count(self) -> float:
         """Operations of a forward pass of one batch."""
         trial = self.start(for_a_look(seed=0))
-        inputs, _ = self._first_batch()
+        inputs, _ = self.first_batch()
         try:
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 trial.model(inputs)
@@ -97,16 +109,17 @@ class TaskTrainer:
             return math.inf  # the same fault is told by ``inspect``, in the user's words
         return float(counter.get_total_flops())
 
-    def _first_batch(self) -> tuple[Any, Any]:
+    def first_batch(self) -> tuple[Any, Any]:
+        """A batch to try the task with."""
         return user_code(lambda: next(iter(self._train)), "the first batch of train_data()")
 
     def _batches(self, data: Callable[[], Any], what: str, shuffle: bool) -> Batches:
         size = self.task.batch_size
         if not isinstance(size, int) or size < 1:
             raise TaskError(f"batch_size = {size!r}, expected a positive whole number.")
-        if not shuffle:
-            size = max(size, _VALIDATION_BATCH)
         found = user_code(data)
+        if not shuffle:
+            size = max(size, validation_batch(found))
         return user_code(
             lambda: as_batches(
                 found, batch_size=size, device=self.device, shuffle=shuffle, what=what
@@ -146,6 +159,7 @@ class TaskTrainer:
             raise TaskError(
                 f"model() returned a {type(model).__name__}, expected a torch.nn.Module."
             )
+        model = self._own_copy(model)
         with guarded(f"moving the model to {self.device}"):
             model.to(self.device)
         chosen = hyperparameters(self.task, work)
@@ -153,14 +167,28 @@ class TaskTrainer:
         rates = [float(group["lr"]) for group in optimizer.param_groups]
         scale = LossScale() if self._half is torch.float16 else None
         factor, size = chosen.factor(), chosen.batch_size
-        return TrialTraining(work, model, optimizer, rates, factor, size, scale)
+        own = tuple(name for name, carried in self.own_state.items() if carried)
+        return TrialTraining(work, model, optimizer, rates, factor, size, scale, own)
+
+    def _own_copy(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model, or a copy where an earlier trial has parts of it: a task may keep them.
+
+        The first look trains nothing, so that they are still as they were made.
+        """
+        parts = [*model.parameters(), *model.buffers()]
+        self.shares_model = self.shares_model or any(_had(part, self._handed_out) for part in parts)
+        if self.shares_model:
+            return copy.deepcopy(model)
+        alive = {key: ref for key, ref in self._handed_out.items() if ref() is not None}
+        self._handed_out = alive | {id(part): weakref.ref(part) for part in parts}
+        return model
 
     def lanes(self, trials: Sequence[TrialTraining]) -> Lanes:
         """These trials, all at the same step, of the same seed and batch size, to be trained side
         by side."""
         self._use_threads(len(trials))
         kind = OneLane if len(trials) == 1 else FusedLanes
-        return kind(trials, self._loss, self.task.clip_grad_norm)
+        return kind(trials, self.loss, self.task.clip_grad_norm)
 
     def _lanes_of(self, trials: Sequence[TrialTraining]) -> Lanes:
         """The stack of these trials: the last one, if all of them were in it."""
@@ -236,8 +264,10 @@ class TaskTrainer:
             trial.random = {}
         totals = self._totals(lanes)
         for index, (inputs, targets) in batches:
+            if index >= steps:
+                raise TaskError(_MORE_BATCHES.format(steps=steps))
             losses = lanes.step(inputs, targets, (epoch * steps + index) / (self.epochs * steps))
-            count = len(targets)
+            count = samples(inputs, targets) or 1
             totals = totals + losses * count
             seen += count
             last = index + 1 == steps
@@ -257,7 +287,7 @@ class TaskTrainer:
         zero = torch.zeros((), device=self.device)
         return lanes.rows(lambda trial: zero if trial.total is None else trial.total)
 
-    def _loss(self, model: Callable[[Any], Any], inputs: Any, targets: Any) -> torch.Tensor:
+    def loss(self, model: Callable[[Any], Any], inputs: Any, targets: Any) -> torch.Tensor:
         """The task's own loss of one batch, in the precision that the task asks for."""
         if self._half is None:
             loss = self.task.loss(model(inputs), targets)
@@ -287,63 +317,25 @@ class TaskTrainer:
         seconds = trial.seconds + share
         trial.epoch, trial.batch, trial.seen, trial.total = trial.epoch + 1, 0, 0, None
         trial.seconds = 0.0
+        initial = self.initial_loss
+        gained = 0.0 if initial is None else max(0.0, initial - trial.lowest)
+        reference = self.task.divergence_factor * max(self.scale, gained)
+        diverged = divergence(loss, trial.epoch, initial, reference)
+        trial.lowest = min(trial.lowest, loss) if math.isfinite(loss) else trial.lowest
         return EpochResult(
             trial=trial,
             epoch=trial.epoch,
             loss=loss if math.isfinite(loss) else None,
             train_loss=train_loss if math.isfinite(train_loss) else None,
-            diverged=divergence(loss, trial.epoch, self.initial_loss, self.task.divergence_factor),
+            diverged=diverged,
             seconds=seconds,
         )
 
     # -- a look at the task ---------------------------------------------------------------------
 
-    def inspect(
-        self, seed: int, searched: Sequence[str] = ()
-    ) -> dict[str, bool | int | float | str]:
-        """Try the task on one batch of each kind, so that what does not fit shows at once.
-
-        ``searched``: settings that trials will have other values of. Returns what people like to
-        know about it, the settings in force included. Sets ``initial_loss``.
-        """
-        trial = self.start(for_a_look(seed))
-        trial.model.train()
-        inputs, targets = self._first_batch()
-        given = f"inputs of {_shape(inputs)} and targets of {_shape(targets)}"
-        output = user_code(
-            lambda: trial.model(inputs), f"model() on a batch of train_data() with {given}"
-        )
-        loss = user_code(
-            lambda: self._loss(trial.model, inputs, targets),
-            f"loss(output, target) on an output of {_shape(output)}, {given},",
-        )
-        if not loss.requires_grad:
-            raise TaskError("the loss does not depend on any parameter that can be trained.")
-        user_code(lambda: loss.backward(), "the backward pass")  # type: ignore[no-untyped-call]
-        user_code(trial.optimizer.step, "the optimizer's step")
-        self.measure_initial_loss(seed)
-        settings = in_force(hyperparameters(self.task, trial.work), trial.optimizer)
-        settings["optimizer"] = type(trial.optimizer).__name__
-        self._check_searched(searched, settings)
-        return settings | {
-            "device": self.device.type,
-            "batches": len(self._train),
-            "parameters": sum(p.numel() for p in trial.model.parameters()),
-        }
-
-    def _check_searched(self, searched: Sequence[str], settings: Mapping[str, Any]) -> None:
-        """
-        Raises:
-            TaskError: the task has no such setting.
-        """
-        for name in searched:
-            if name not in settings:
-                raise TaskError(
-                    f"{name} is to be searched, but the optimizer, {settings['optimizer']}, has "
-                    f"none. Leave out --search {name}."
-                )
-        if "batch_size" in searched:
-            self._train.of_size(1)
+    def inspect(self, seed: int, searched: Sequence[str] = ()) -> Details:
+        """Try the task on one batch of each kind, so that what does not fit shows at once."""
+        return inspect(self, seed, searched)
 
     def measure_initial_loss(self, seed: int) -> None:
         """Set ``initial_loss``, the validation loss before training; None where not finite."""
@@ -353,6 +345,7 @@ class TaskTrainer:
         )
         loss = float(found)
         self.initial_loss = loss if math.isfinite(loss) else None
+        look_closer(self, seed)
 
     @property
     def search_schedule(self) -> bool:
@@ -375,7 +368,7 @@ def _rest_of_epoch(train: Batches, trial: TrialTraining) -> Iterator[tuple[int, 
     return batches
 
 
-def _shape(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"shape {tuple(value.shape)} ({str(value.dtype).removeprefix('torch.')})"
-    return f"type {type(value).__name__}"
+def _had(part: torch.Tensor, before: Mapping[int, weakref.ref[torch.Tensor]]) -> bool:
+    """Whether an earlier model has that very parameter or buffer."""
+    known = before.get(id(part))
+    return known is not None and known() is part

@@ -93,6 +93,7 @@ def _load_file(path: Path) -> ModuleType:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     name = path.stem if path.stem not in sys.modules else f"justright_task_{path.stem}"
+    sys.argv = [str(path)]  # a script that reads its arguments must not see ours
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} cannot be imported as Python.")
@@ -116,6 +117,7 @@ def _load_module(name: str, folder: str | None) -> ModuleType:
     if folder is not None and Path(folder).is_dir() and folder not in sys.path:
         _refuse_hidden_names(Path(folder))
         sys.path.append(folder)  # last: what is installed comes first
+    sys.argv = [name]  # as for a file
     try:
         return user_code(lambda: importlib.import_module(name))
     except UserCodeError as error:
