@@ -64,8 +64,8 @@ class Task:
     precision: Precision = "float32"
     #: Only algorithms that give the same bits each time; torch raises where it has none.
     deterministic: bool = False
-    #: A loss that lies this many times above the untrained one as training can bring it below means:
-    #: diverged. Measured in what one step down the gradient gains, and in what the trial has gained.
+    #: A loss that lies above the untrained one by this many times what training gains means:
+    #: diverged. What it gains is measured: in one step down the gradient, and in the trial so far.
     divergence_factor: float = 100.0
 
     def __init__(self, **arguments: Any) -> None:
