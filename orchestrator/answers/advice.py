@@ -59,6 +59,11 @@ def _at_the_edge(
                 f"the best rate lies at the {name} end of the range that the objective asks for: "
                 f"widen it there, beyond {end:g}"
             )
+        if spec.lr is None and own_range is not None:
+            return shape, (
+                f"the best rate lies at the {name} end of what is searched, {searched[0]:g}:"
+                f"{searched[1]:g}: give a wider --lr, and ask for as much in the objective"
+            )
         if spec.lr is None:
             return shape, (
                 f"the best rate lies at the {name} end of all that is tried, {low:g}:{high:g}: "

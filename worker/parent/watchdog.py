@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from justright.failures import FailureKind
 from worker.parent.child_process import START_PATIENCE, Child
 from worker.parent.limits import GIB, Limits
+from worker.user_code.guard import users_frames
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Watchdog:
                 f"no sign of life for {self._stall:g} s. It hangs, or its steps take longer: then "
                 "say so with --stall SECONDS"
             )
-            return GivenUp(FailureKind.STALLED, message, self._child.stacks())
+            return GivenUp(FailureKind.STALLED, message, users_frames(self._child.stacks()))
         if stopping and not self._asked:
             self._ask_to_leave("the worker was asked to leave", leave_by)
         memory = 0 if self._asked else self._child.memory()

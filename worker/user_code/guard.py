@@ -64,6 +64,27 @@ def trimmed_traceback(error: BaseException) -> str:
     return "".join(lines).rstrip()
 
 
+_FRAME = re.compile(r'  File "(.*)", line \d+ in ')
+_THREAD = re.compile(r"(Current thread|Thread) 0x\w+.*\(most recent call first\):")
+
+
+def users_frames(stacks: str) -> str:
+    """What faulthandler says of all threads, with only the user's frames, and what is printed
+    beside it. Threads that are nowhere in the user's code are left out.
+    """
+    kept: list[str] = []
+    for line in stacks.splitlines():
+        frame = _FRAME.match(line)
+        if frame is not None and not is_users(frame.group(1)):
+            continue
+        if frame is None and kept and _THREAD.match(kept[-1]):
+            kept.pop()  # nothing of it is the user's
+        kept.append(line)
+    if kept and _THREAD.match(kept[-1]):
+        kept.pop()
+    return "\n".join(kept).strip()
+
+
 def is_users(filename: str) -> bool:
     """Whether a source file is the user's own."""
     path = os.path.abspath(filename)

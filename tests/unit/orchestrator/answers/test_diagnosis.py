@@ -127,7 +127,7 @@ def test_no_answer_no_words() -> None:
         ((1e-5, 1e-3), (1e-5, 1e-3), 1e-3, "edge_high", "the range you gave"),
         ((1e-4, 1.0), (1e-4, 0.1), 0.1, "edge_high", "that the objective asks for"),
         ((1e-4, 1.0), (1e-4, 0.1), 1e-4, "edge_low", "the range you gave"),
-        (None, (1e-6, 10.0), 10.0, "edge_high", "all that is tried"),
+        (None, (1e-4, 10.0), 10.0, "edge_high", "searched, 0.0001:10: give a wider --lr"),
     ],
 )
 def test_the_edge_of_an_objectives_own_range(
