@@ -7,7 +7,7 @@ from enum import Enum
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from annotated_types import Gt, MinLen
+from annotated_types import Gt, MaxLen, MinLen
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from pydantic import BaseModel
@@ -83,6 +83,8 @@ def _within_limits(hint: Any) -> SearchStrategy[Any]:
         found: SearchStrategy[Any] = st.from_type(limited)
     elif number is float and any(isinstance(limit, Gt) for limit in limits):
         found = RATES
+    elif number is str and any(isinstance(limit, MaxLen) for limit in limits):
+        found = st.text(max_size=min(x.max_length for x in limits if isinstance(x, MaxLen)))
     else:
         found = values(number)
         least = next((limit.min_length for limit in limits if isinstance(limit, MinLen)), 0)

@@ -135,6 +135,8 @@ def _is_non_finite(value: Any) -> bool:
         one and (torch is None or not isinstance(value, torch.Tensor) or not value.is_meta)
     ):
         return False
+    if torch is not None and isinstance(value, torch.Tensor):
+        value = value.detach()
     try:
         return not math.isfinite(float(value))
     except (TypeError, ValueError, RuntimeError, OverflowError):
