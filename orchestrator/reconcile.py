@@ -45,6 +45,7 @@ from orchestrator.studies.study_run import StudyRun
 log = logging.getLogger(__name__)
 
 _PUBLISH_EVERY = 0.2  # seconds between snapshots of a study that is under way
+_SHOWING_SHARE = 0.05  # of the time that making snapshots may take, at most
 _WORKERS_EVERY = 0.5
 _PLACES_EVERY = 1.0
 _IDLE_WAIT = 0.1  # seconds a turn waits for the first event
@@ -75,7 +76,7 @@ class Reconciler:
         self._look_at_workers = 0.0
         self._look_at_places = 0.0
         self._missing_since: dict[str, float] = {}
-        self._shown: dict[str, tuple[int | None, float]] = {}  #: Version and time, by study.
+        self._shown: dict[str, tuple[int | None, float]] = {}  #: Version, and when the next is due.
 
     def turn(self, wait: float = _IDLE_WAIT) -> int:
         """One pass of the loop; returns how many messages it applied."""
@@ -270,17 +271,21 @@ class Reconciler:
             self._broker.answer(outbox.replies)
 
     def _publish(self, run: StudyRun, now: float) -> None:
-        version, when = self._shown.get(run.name, (None, 0.0))
-        if run.version == version or (run.record.active and now - when < _PUBLISH_EVERY):
+        version, due = self._shown.get(run.name, (None, 0.0))
+        if run.version == version or (run.record.active and now < due):
             return
-        self._shown[run.name] = (run.version, now)
+        began = time.perf_counter()
         pool = run.record.spec.pool
         note, names = "", self._names(run)
         if run.record.active and not names:
             note = f"waiting for a worker in pool {pool}"
         elif run.record.active and (refused := run.refusals.in_words(names)):
             note = f"refused by {refused}"
+        version = run.version
         self._guard(run, lambda: self._broker.publish(run.snapshot(note)), None)
+        # What clients are shown must not hold up what trains: of a large study they see less often.
+        pause = max(_PUBLISH_EVERY, (time.perf_counter() - began) / _SHOWING_SHARE)
+        self._shown[run.name] = (version, now + pause)
 
 
 def _new_id() -> str:

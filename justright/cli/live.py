@@ -83,7 +83,7 @@ class TableView:
         self._live.__exit__(None, None, None)
 
     def show(self, snapshot: Snapshot) -> None:
-        ended = sum(trial.state in FINISHED for trial in snapshot.trials)
+        ended = snapshot.ended
         self._progress.update(
             self._task,
             description=f"[bold]{snapshot.study}[/] {snapshot.state.value}",
@@ -179,7 +179,7 @@ def status_tables(
     for snapshot in snapshots:
         answer = snapshot.answer
         found = answer is not None and answer.best_lr is not None
-        ended = sum(trial.state in FINISHED for trial in snapshot.trials)
+        ended = snapshot.ended
         studies.add_row(
             snapshot.study,
             snapshot.state.value,

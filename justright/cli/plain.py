@@ -124,7 +124,8 @@ def why_no_answer(snapshot: Snapshot) -> str:
     if answer is None or not snapshot.trials:
         return "nothing has been trained yet."
     counts = answer.trials
-    total, diverged, failed = len(snapshot.trials), counts["diverged"], counts["failed"]
+    total = max(len(snapshot.trials), snapshot.ended)
+    diverged, failed = counts["diverged"], counts["failed"]
     if diverged and diverged + failed == total:
         low, high = snapshot.spec.lr_range
         every = f"every trial diverged ({diverged} of {total})"

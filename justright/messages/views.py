@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from justright.failures import Failure
 from justright.lane_plan import LanePlan
-from justright.lifecycle import StudyState, TrialState
+from justright.lifecycle import FINISHED, StudyState, TrialState
 from justright.messages.base import DATA, Loss, Message
 from justright.spec import StudySpec
 
@@ -96,3 +96,11 @@ class Snapshot(Message):
     refused: dict[str, str] = Field(default_factory=dict)  #: Latest refused Submits, and why.
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()  #: What was found to be odd so far, in sentences.
+
+    @property
+    def ended(self) -> int:
+        """Trials that have ended: also of a study of which not all are shown."""
+        whole = len(self.trials) == max((trial.number for trial in self.trials), default=-1) + 1
+        if self.answer is not None and not whole:
+            return sum(self.answer.trials.get(name, 0) for name in ("complete", "pruned", "failed"))
+        return sum(trial.state in FINISHED for trial in self.trials)

@@ -72,7 +72,8 @@ def make_answer(
     One that has reached the ``target``, a loss that is good enough, counts as well.
     """
     unit = Unit.of([r.best for r in results], initial_loss)
-    results = [replace(result, best=unit.shrink(result.best)) for result in results]
+    if unit.exponent:
+        results = [replace(result, best=unit.shrink(result.best)) for result in results]
     rates = _by_rate(results, unit.shrink(target))
     best = _best(rates)
     epochs = sum(result.epochs for result in results)

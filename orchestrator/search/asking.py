@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from orchestrator.search.policy import Proposal, SearchContext, originals
 from orchestrator.search.unit import Unit
@@ -23,6 +23,7 @@ class Asking:
 
     def __init__(self, context: SearchContext) -> None:
         self._study, self._storage, self._spec = context.study, context.storage, context.spec
+        self._waits = self._any_waits()  #: A trial was fixed, and not asked yet.
 
     def asked(self) -> list[FrozenTrial]:
         """All trials so far that have a rate."""
@@ -30,12 +31,13 @@ class Asking:
 
     def fix(self, params: dict[str, Any], attributes: dict[str, Any]) -> None:
         """Say what the next trial is. One that a kill has left behind is that very one."""
-        if not self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if not self._waits:
             self._study.enqueue_trial(params, user_attrs=attributes)
+            self._waits = True
 
     def ask(self, space: dict[str, BaseDistribution]) -> Proposal:
         """The next trial, as RUNNING: the one that was fixed, else what the sampler proposes."""
-        trial = self._study.ask(space)
+        trial = self._next(space)
         seed = trial.user_attrs.get(ledger.SEED)
         if seed is None:
             seed = self._spec.seed
@@ -50,6 +52,22 @@ class Asking:
             trial.user_attrs.get(ledger.REPLICATE_OF),
             trial.user_attrs.get(ledger.UNTIL),
         )
+
+    def _any_waits(self) -> bool:
+        return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+
+    def _next(self, space: dict[str, BaseDistribution]) -> Trial:
+        """The next trial of the study. Optuna's own ``ask`` first looks through all trials for one
+        that waits: here that is known."""
+        if self._waits:
+            found = self._study.ask(space)
+            self._waits = self._any_waits()
+            return found
+        self._study._thread_local.cached_all_trials = None  # what a sampler reads
+        trial = Trial(self._study, self._storage.create_new_trial(self._study._study_id))
+        for name, distribution in space.items():
+            trial._suggest(name, distribution)
+        return trial
 
     def replicate(self, space: dict[str, BaseDistribution]) -> Proposal | None:
         """The next replicate that is missing."""

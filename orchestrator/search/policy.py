@@ -19,6 +19,14 @@ PLATEAU_SHARE = 0.01  #: Of all that training gains: within it a rate counts as 
 
 
 @dataclass(frozen=True)
+class Counts:
+    """How far the asking has come, without a look at every trial."""
+
+    searching: int  #: Trials that search, not those that repeat.
+    unfinished: int  #: ... of which so many have not ended.
+
+
+@dataclass(frozen=True)
 class SearchContext:
     """What every policy is made from. A policy made anew from it decides as the last one would."""
 
@@ -28,6 +36,7 @@ class SearchContext:
     inspection: Inspection  #: What a worker saw of the task.
     lr_range: tuple[float, float]  #: The rates to search, lowest and highest.
     hint: float | None = None  #: The best rate of a study of a similar task.
+    counts: Callable[[], Counts] | None = None  #: As the trial book has them; None: count.
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,12 @@ def make_snapshot(
     seconds: float,
     note: str = "",
 ) -> Snapshot:
-    """All of it, with its trials. ``note``: what it waits for, where somebody else knows that."""
-    diagnoses = trials.diagnoses()
+    """All of it; of very many trials those that tell most.
+
+    ``note``: what it waits for, where somebody else knows that.
+    """
+    shown = trials.shown()
+    diagnoses = trials.diagnoses(shown)
     return Snapshot(
         study=record.name,
         submission=record.submission,
@@ -28,7 +32,7 @@ def make_snapshot(
         task=record.spec.task.label,
         total=total,
         horizon=horizon,
-        trials=tuple(trial.view(diagnoses[trial.number]) for trial in trials),
+        trials=tuple(trial.view(diagnoses[trial.number]) for trial in shown),
         answer=answer,
         failure=record.failure,
         note=note or _rest(record, trials),
@@ -43,7 +47,7 @@ def _rest(record: StudyRecord, trials: Trials) -> str:
     """What a paused study still waits for."""
     if record.state != StudyState.PAUSED:
         return ""
-    running = sum(trial.state == TrialState.RUNNING for trial in trials)
+    running = sum(trial.state == TrialState.RUNNING for trial in trials.active())
     if running:
         return f"pausing: {running} trials train to their next report"
     return f"paused; to go on: justright resume {record.name}"

@@ -78,7 +78,7 @@ class StudyRun:
         self.trials: Trials = self._book.trials
         self.clock = WorkClock(clock, self.record.spent, self.record.set_spent)
         self.jobs = JobFactory(self.record)
-        self.search = StudySearch(study, storage, self.record, make_policy)
+        self.search = StudySearch(study, storage, self.record, make_policy, self.trials.counts)
         self._inspection = TaskInspection(self.record, max_attempts)
         self.ending = Ending(self.record, self.clock, self._book, self.search)
         self._answers = CurrentAnswer(study, self.record, self.trials, clock)
@@ -280,7 +280,7 @@ class StudyRun:
     def _after_an_end(self) -> None:
         """Note what a kill would forget, and give up where the user's code fails each time."""
         self.clock.note()
-        failure = self._giving_up.reason(self.trials)
+        failure = self._giving_up.reason(self.trials) if self._book.troubled else None
         if failure is not None:
             self.fail(failure)
 

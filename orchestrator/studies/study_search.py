@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
@@ -11,7 +13,7 @@ from justright.failures import Failure, FailureKind
 from justright.messages import Space
 from justright.spec import StudySpec
 from orchestrator.search.asking import FINALISTS
-from orchestrator.search.policy import Policy, PolicyFactory, Proposal, SearchContext
+from orchestrator.search.policy import Counts, Policy, PolicyFactory, Proposal, SearchContext
 from orchestrator.studies.study_record import StudyRecord
 from orchestrator.studies.trial_book import TrialBook
 from orchestrator.studies.trial_record import TrialRecord
@@ -31,9 +33,10 @@ class StudySearch:
         storage: BaseStorage,
         record: StudyRecord,
         make_policy: PolicyFactory,
+        counts: Callable[[], Counts],
     ) -> None:
         self._study, self._storage, self._record = study, storage, record
-        self._make_policy = make_policy
+        self._make_policy, self._counts = make_policy, counts
         self.policy: Policy | None = None  #: None: the task was not looked at yet.
         self.exhausted = False  #: It had nothing to train while nothing was in training.
 
@@ -54,6 +57,7 @@ class StudySearch:
                     inspection,
                     record.lr_range,
                     record.hint,
+                    self._counts,
                 )
             )
         except JustrightError as error:  # a sampler that needs what is not installed here
@@ -97,7 +101,7 @@ class StudySearch:
     ) -> TrialRecord | None:
         """The trial, or None where it is one more than the user allowed."""
         spec, record = self._record.spec, book.add(proposal, until)
-        searching = sum(one.replicate_of is None for one in book.trials)
+        searching = book.trials.counts().searching
         if searching <= spec.trials and len(book.trials) <= most_trials(spec):
             return record
         book.abandon([record], "beyond the budget of trials")

@@ -47,6 +47,7 @@ class TrialBook:
         self.trials = Trials()
         self._writer = TrialWriter(study, storage, self.trials)
         self._max_attempts, self._on_crash = max_attempts, on_crash
+        self.troubled = False  #: An attempt has failed.
         self._reported: set[int] = set()  #: Trials with losses that no policy has seen yet.
         self._decisions: dict[int, Decision] = {}
         self._revoked: list[str] = []
@@ -56,7 +57,8 @@ class TrialBook:
                 if trial.state == Told.RUNNING:  # killed in the middle of ask
                     study.tell(trial.number, state=Told.FAIL)
                 continue
-            self.trials.add(from_ledger(trial, seed))
+            record = self.trials.add(from_ledger(trial, seed))
+            self.troubled = self.troubled or record.failure is not None
         self.remind()
 
     @property
@@ -142,6 +144,7 @@ class TrialBook:
                 self._prune(record, "f", record.stopping or event.reason)
             case OutcomeKind.DIVERGED:
                 record.diverged = event.reason or "the loss was not finite"
+                self.trials.learned(record)
                 self._writer.note(record, ledger.DIVERGED, record.diverged)
                 self._prune(record, "f", "diverged: " + record.diverged)
             case OutcomeKind.PAUSED if record.stopping:
@@ -187,7 +190,7 @@ class TrialBook:
 
     def resume_all(self) -> None:
         """Send out again what has paused with its study (d)."""
-        for record in self.trials:
+        for record in self.trials.active():
             if record.state == TrialState.PAUSED and record.rests:
                 self._writer.move(record, "d")
                 self._writer.begin_again(record)
@@ -206,8 +209,8 @@ class TrialBook:
 
     def remind(self) -> None:
         """Make all decisions again that still hold: they may have been lost on the way."""
-        for record in self.trials:
-            if record.stopping and record.state not in FINISHED:
+        for record in self.trials.active():
+            if record.stopping:
                 self._decide(record, record.stopping)
         self._writer.version += 1
 
@@ -226,7 +229,7 @@ class TrialBook:
             for job, records in self.trials.open_jobs().items()
             if job and all(record.state == TrialState.QUEUED for record in records)
         ]
-        for record in self.trials:
+        for record in self.trials.active():
             if record.state in _END_LETTERS:
                 self._decide(record, reason)
                 waits = record.state == TrialState.PAUSED and not record.rests
@@ -252,6 +255,7 @@ class TrialBook:
         returned = failure.kind is FailureKind.RETURNED
         if not returned:
             record.failure = failure
+            self.troubled = True
         if record.stopping:  # it was to stop anyway
             self._prune(record, "f" if record.state == TrialState.RUNNING else "j", record.stopping)
             return
@@ -274,6 +278,7 @@ class TrialBook:
     def _complete(self, record: TrialRecord, value: float | None) -> None:
         if value is not None:  # what an objective returns counts, whatever it has reported
             record.best = value
+            self.trials.valued(record)
         if record.best is None:
             failure = Failure(kind=FailureKind.TASK, message="it ended without any finite loss")
             self._fail_attempt(record, failure)

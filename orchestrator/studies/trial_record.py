@@ -27,7 +27,7 @@ _FROM_OPTUNA = {
 }
 
 
-@dataclass
+@dataclass(slots=True)
 class TrialRecord:
     """What the orchestrator knows of one trial."""
 

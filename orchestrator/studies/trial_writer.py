@@ -87,6 +87,7 @@ class TrialWriter:
     ) -> bool:
         """A loss; whether the study had none for that step."""
         new = record.learn(step, loss, train) and loss is not None
+        self._trials.learned(record)
         if new:
             self._storage.set_trial_intermediate_value(record.trial_id, step, cast(float, loss))
         return new

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -16,7 +15,14 @@ from orchestrator.search.optuna.samplers import (
     make_sampler,
     start_rates,
 )
-from orchestrator.search.policy import Policy, Proposal, SearchContext, Suggestion, originals
+from orchestrator.search.policy import (
+    Counts,
+    Policy,
+    Proposal,
+    SearchContext,
+    Suggestion,
+    originals,
+)
 from orchestrator.search.space import beside_the_rate, search_space
 from orchestrator.storage import ledger
 
@@ -28,6 +34,7 @@ class OptunaPolicy(Policy):
 
     def __init__(self, context: SearchContext) -> None:
         self._study, self._asking = context.study, Asking(context)
+        self._counted = context.counts
         self._spec, self._inspection = spec, inspection = context.spec, context.inspection
         self._study.pruner = make_pruner(spec, inspection.epochs, inspection.initial_loss)
         self._beside = beside_the_rate(spec, inspection.search_schedule)
@@ -39,29 +46,38 @@ class OptunaPolicy(Policy):
         asked = len(self._asking.asked())
         self._study.sampler = make_sampler(self._spec, self._space, asked)
 
+    def _counts(self) -> Counts:
+        """Before the present proposals, which nobody has noted yet."""
+        if self._counted is not None:
+            return self._counted()
+        searched = originals(self._asking.asked())
+        return Counts(len(searched), sum(not trial.state.is_finished() for trial in searched))
+
     @property
     def total(self) -> int:
-        trials = self._asking.asked()
-        if self._searching(trials):
+        if self._searching(self._counts()):
             finalists = min(FINALISTS, self._spec.trials)
             return self._spec.trials + (self._spec.replicates - 1) * finalists
+        trials = self._asking.asked()
         return len(trials) + len(self._asking.missing_replicates(trials))
 
     @property
     def exhausted(self) -> bool:
         """Whether it has nothing more to propose, whatever else ends."""
-        trials = self._asking.asked()
-        return not self._searching(trials) and not self._asking.missing_replicates(trials)
+        if self._searching(self._counts()):
+            return False
+        return not self._asking.missing_replicates(self._asking.asked())
 
     def at_once(self, lanes: int, workers: int) -> int:
         """How many trials to start in the next job, at least 1, where ``lanes`` would be fastest.
 
         ``workers`` that are free share what is left.
         """
-        trials = self._asking.asked()
-        searched = originals(trials)
-        asked, running = len(searched), sum(not t.state.is_finished() for t in searched)
-        left = self._spec.trials - asked or len(self._asking.missing_replicates(trials))
+        counts = self._counts()
+        asked, running = counts.searching, counts.unfinished
+        left = self._spec.trials - asked
+        if not left:
+            left = len(self._asking.missing_replicates(self._asking.asked()))
         lanes = max(1, min(lanes, math.ceil(left / max(1, workers))))
         if self._spec.sampler in LEARNS_NOTHING or asked >= self._spec.trials:
             return lanes
@@ -70,21 +86,19 @@ class OptunaPolicy(Policy):
         learning = math.ceil(self._spec.trials / _ROUNDS) - running
         return max(1, min(lanes, blind - asked if asked < blind else learning))
 
-    def propose(self) -> Proposal | None:
-        """The next trial to start; None: nothing more, or nothing until others have ended."""
-        trials = self._asking.asked()
-        searched = originals(trials)
-        if len(searched) < self._spec.trials:
-            if len(searched) < len(self._starts):
-                self._asking.fix({"lr": self._starts[len(searched)]}, {})
-            return self._asking.ask(self._space)
-        return None if self._searching(trials) else self._asking.replicate(self._space)
-
     def suggest(self, lanes: int | None, workers: int) -> Suggestion:
         count = lanes or self.at_once(self._inspection.plan.lanes, workers)
+        counts = self._counts()
         new: list[Proposal] = []
-        while len(new) < count and (proposal := self.propose()) is not None:
-            new.append(proposal)
+        while len(new) < count:
+            asked = counts.searching + len(new)
+            if asked >= self._spec.trials:
+                break
+            if asked < len(self._starts):
+                self._asking.fix({"lr": self._starts[asked]}, {})
+            new.append(self._asking.ask(self._space))
+        if not new and not self._searching(counts):
+            new += self._asking.replicates(self._space, count)
         return Suggestion(start=tuple(new))
 
     def stop_reason(self) -> str | None:
@@ -99,11 +113,9 @@ class OptunaPolicy(Policy):
         lowest = min(seen, key=lambda t: min(t.intermediate_values.values()), default=None)
         return None if lowest is None else dict(lowest.params)
 
-    def _searching(self, trials: Sequence[FrozenTrial]) -> bool:
+    def _searching(self, counts: Counts) -> bool:
         """Whether there are rates to ask for, or to wait for."""
-        searched = originals(trials)
-        unfinished = any(not trial.state.is_finished() for trial in searched)
-        return unfinished or len(searched) < self._spec.trials
+        return counts.unfinished > 0 or counts.searching < self._spec.trials
 
     def should_stop(self, trial: FrozenTrial) -> str | None:
         if ledger.REPLICATE_OF in trial.user_attrs or trial.last_step is None:

@@ -133,7 +133,10 @@ def best_found(centre: float, width: float, cliff: float, at_once: int) -> float
     open_trials: list[int] = []
     best = math.inf
     while True:
-        while len(open_trials) < at_once and (proposal := policy.propose()) is not None:
+        while (
+            len(open_trials) < at_once
+            and (proposal := next(iter(policy.suggest(1, 1).start), None)) is not None
+        ):
             open_trials.append(proposal.number)
         if not open_trials:
             return best

@@ -51,7 +51,7 @@ class Search:
         self.policy = OptunaPolicy(SearchContext(self.study, storage, self.spec, look, self.range))
 
     def ask(self) -> int:
-        proposal = self.policy.propose()
+        proposal = next(iter(self.policy.suggest(1, 1).start), None)
         assert proposal is not None
         return proposal.number
 
@@ -195,6 +195,7 @@ def test_a_diverged_trial_is_worth_less_than_all_others_yet_is_no_outlier() -> N
     search = Search(sampler="random", trials=10)
     for rate in (0.03, 5.0, 1e-4):
         search.study.enqueue_trial({"lr": rate})
+    search.restart()
     search.run(4)
     told = [trial.value or 0.0 for trial in search.study.trials]
     lesson = LearnsFromAll(GPSampler(), uses_pruned=False)._lesson(search.study)
