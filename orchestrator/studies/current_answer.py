@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 import optuna
 
+from justright.lifecycle import TrialState
 from justright.messages import Answer
 from orchestrator.answers.advice import with_words
 from orchestrator.answers.answer import make_answer
@@ -62,7 +63,7 @@ class CurrentAnswer:
             answer.model_copy(
                 update={
                     "importance": self._importance(),
-                    "warnings": tuple(record.warnings),
+                    "warnings": (*record.warnings, *self._failed()),
                     "metric": record.metric,
                 }
             ),
@@ -70,6 +71,14 @@ class CurrentAnswer:
             results,
             record.range,
         )
+
+    def _failed(self) -> tuple[str, ...]:
+        """That trials have failed beside others, and what the last one has failed of."""
+        failures = [t.failure for t in self._trials if t.state == TrialState.FAILED and t.failure]
+        if not failures or len(failures) == len(self._trials):
+            return ()
+        why = failures[-1].message.strip().partition("\n")[0]
+        return (f"{len(failures)} of {len(self._trials)} trials failed, the last one: {why}",)
 
     def _importance(self) -> dict[str, float]:
         """How much each of several parameters mattered. For the final answer: it takes a second."""
