@@ -2,8 +2,9 @@
 # make unit   the tests that need no server, in about a minute: for while you edit
 # make test   all tests
 # make check  formatting, lint, types, Dockerfile and compose file
+# make mutate small changes to the code, each of which a test must notice
 # make chaos  faults at random points for ROUNDS rounds, every loss compared with a run without
-.PHONY: demo unit test check chaos clean
+.PHONY: demo unit test check mutate chaos clean
 
 PYTHON ?= python3
 ROUNDS ?= 10
@@ -27,6 +28,9 @@ check: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m deploy.lint
+
+mutate: $(VENV)/dev.done
+	$(BIN)/python -m tests.mutate
 
 chaos: $(VENV)/dev.done
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED) --faults $(FAULTS)

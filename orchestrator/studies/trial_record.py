@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from justright.failures import Failure
+from justright.failures import Failure, FailureKind
 from justright.lifecycle import FINISHED, TrialState
 from justright.messages import TrialView, TrialWork
 from orchestrator.answers.answer import Result
@@ -18,6 +18,7 @@ from orchestrator.search.loss_curve import LossCurve
 from orchestrator.search.policy import Proposal
 from orchestrator.storage import ledger
 
+_OF_NOBODY = (FailureKind.LOST, FailureKind.RETURNED)  # failures of no fault of the trial
 _SPARK = 40  # losses of a trial that clients are shown
 
 _FROM_OPTUNA = {
@@ -108,8 +109,9 @@ class TrialRecord:
         return LossCurve(self.lr, self.by_step, initial_loss, self.train, bool(self.diverged))
 
     def view(self, diagnosis: str = "") -> TrialView:
-        # What an attempt failed of says nothing of a trial that went on and came to its end.
-        went_on = self.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        # That a worker was lost says nothing of a trial that went on and came to its end.
+        lost = self.failure is not None and self.failure.kind in _OF_NOBODY
+        went_on = lost and self.state in (TrialState.COMPLETE, TrialState.PRUNED)
         # A trial that ended before it heard that it should stop was not stopped.
         stopping = "" if self.state in FINISHED else self.stopping
         return TrialView(

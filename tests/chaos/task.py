@@ -53,7 +53,7 @@ class Hangs(Tiny):
     """Gives no sign of life once it trains."""
 
     epochs = 60
-    pause = 0.01
+    pause = 0.05
 
     def loss(self, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if output.requires_grad and self._trains():
@@ -64,7 +64,7 @@ class Hangs(Tiny):
     def _trains(self) -> bool:
         """Whether this is more than a look at the task, which trains a few batches."""
         self.batches = getattr(self, "batches", 0) + 1
-        return self.batches > 100
+        return self.batches > 60
 
 
 class Breaks(Hangs):

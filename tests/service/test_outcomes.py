@@ -112,7 +112,7 @@ def test_a_timeout_answers_with_what_is_known(tmp_path: Path) -> None:
     task = f"{tmp_path}/task.py:Tiny"
     done = justright(
         "tune", task, "--trials", "100000", "--sampler", "random", "--pruner", "none",
-        "--timeout", "1", "--name", "short",
+        "--timeout", "8", "--name", "short",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "best learning rate" in done.stdout
@@ -120,7 +120,7 @@ def test_a_timeout_answers_with_what_is_known(tmp_path: Path) -> None:
     answer = answer_of(justright("best", "short", "--json"))
     assert answer["reason"] == "timeout"
     assert answer["state"] == "complete"
-    assert answer["seconds"] >= 1
+    assert answer["seconds"] >= 8
     assert 0 < ended(answer) < 100000
     assert f"{answer['best_lr']:.4g}" in done.stdout
 

@@ -108,6 +108,7 @@ def test_the_step_is_recorded_also_where_the_search_does_not_say_it(
 ) -> None:
     def silent(asking: Asking, params: dict[str, Any], _: dict[str, Any]) -> None:
         asking._study.enqueue_trial(params)
+        asking._waits = True
 
     monkeypatch.setattr(Asking, "fix", silent)
     house = start(tmp_path)

@@ -264,6 +264,13 @@ def test_a_failed_replicate_does_not_change_the_answer(
     assert answer_of(results).best_lr == best
 
 
+def test_a_trial_that_diverged_does_not_meet_the_target() -> None:
+    """It had been low enough before it blew up: its rate is no answer."""
+    results = [ended(0, 0.5, best=0.1, diverged=True), *done({0.1: 0.3})[:0]]
+    assert answer_of(results, target=0.2).best_lr is None
+    assert answer_of([ended(0, 0.5, best=0.1)], target=0.2).best_lr == 0.5
+
+
 def test_one_piece_of_advice_does_not_contradict_another() -> None:
     """Where the rate hardly matters, nobody is told to find out which is better."""
     spec = StudySpec(name="s", task=TaskRef(target="/t.py:T"), lr=(1e-6, 1e2))

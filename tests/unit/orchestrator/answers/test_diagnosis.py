@@ -47,6 +47,25 @@ def test_each_kind_has_its_word(trial: LossCurve, expected: str) -> None:
     assert diagnose(trial, LEADER) == expected
 
 
+HALF_WAY = LossCurve.of([2.0, 1.5, 1.0], lr=0.1)  # has gained 1.0
+
+
+@pytest.mark.parametrize(
+    ("lr", "losses", "expected"),
+    [
+        (0.01, (1.6, 1.15), "underfit"),  # 0.85 of what the leader has gained
+        (0.01, (1.55, 1.05), "healthy"),  # 0.95
+        (0.1, (1.0, 1.4, 1.0), "unstable"),  # a jump of 0.4 of what it has gained
+        (0.1, (1.0, 1.25, 1.0), "healthy"),  # 0.25
+        (0.5, (1.995, 1.99), "unstable"),  # 0.01 of what the leader has gained: nothing is learned
+        (0.5, (1.99, 1.97), "healthy"),  # 0.03
+        (0.01, (1.995, 1.99), "underfit"),
+    ],
+)
+def test_where_each_word_begins(lr: float, losses: tuple[float, ...], expected: str) -> None:
+    assert diagnose(course(lr, *losses, initial=2.0), HALF_WAY) == expected
+
+
 def test_without_a_leader_or_an_untrained_loss_nothing_is_said() -> None:
     assert diagnose(course(0.1, 1.0), None) == ""
     assert diagnose(course(0.1, 1.0, initial=None), LEADER) == ""

@@ -191,6 +191,14 @@ def test_tpe_does_not_take_the_diverged_for_the_best_as_stock_optuna_does() -> N
     assert 2 * ours < stock
 
 
+def test_a_trial_that_was_fixed_and_not_asked_before_a_kill_is_asked_once() -> None:
+    search = Search(sampler="auto", trials=6)
+    search.policy._asking.fix({"lr": search.policy._starts[0]}, {})
+    search.restart()
+    rates = search.run(4)
+    assert len(set(rates)) == 4, rates
+
+
 def test_a_diverged_trial_is_worth_less_than_all_others_yet_is_no_outlier() -> None:
     search = Search(sampler="random", trials=10)
     for rate in (0.03, 5.0, 1e-4):
