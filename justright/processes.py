@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -80,9 +81,10 @@ def stop(processes: Sequence[subprocess.Popen[bytes]], patience: float = _PATIEN
     for process in processes:
         if process.poll() is None:
             process.terminate()
+    until = time.monotonic() + patience
     for process in processes:
         try:
-            process.wait(timeout=patience)
+            process.wait(timeout=max(0.0, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -87,9 +87,9 @@ class TableView:
         self._progress.update(
             self._task,
             description=f"[bold]{snapshot.study}[/] {snapshot.state.value}",
-            completed=ended,
-            total=snapshot.total,
-            count=f"{ended}/{snapshot.total} trials",
+            completed=snapshot.progress,
+            total=1.0,
+            count=f"{snapshot.progress:.0%}, {ended} trials ended",
         )
         rows = max(_FEWEST_ROWS, self._console.height - _ROWS_BESIDE)
         parts: list[RenderableType] = [trial_table(snapshot, rows), self._progress]
@@ -113,10 +113,12 @@ def trial_table(snapshot: Snapshot, rows: int | None = None) -> Table:
     for trial in _chosen(snapshot.trials, best, rows):
         style = "bold green" if trial is best else _STYLES[trial.state]
         why = why_text(trial.diagnosis, trial.reason)
+        if trial.replicate_of is not None:
+            why = f"seed {trial.seed} of trial {trial.replicate_of}" + (f"; {why}" if why else "")
         if trial.failure is not None and trial.state != TrialState.COMPLETE:
             why = first_line(trial.failure)
         table.add_row(
-            f"{'★ ' if trial is best else ''}{trial.number + 1}",
+            f"{'★ ' if trial is best else ''}{trial.number}",
             f"{trial.lr:.3g}",
             *(setting_text(trial.params.get(name, "")) for name in beside),
             state_text(trial),

@@ -20,6 +20,7 @@ class LineView:
         self._quiet = quiet
         self._told: set[int] = set()
         self._note = self._plan = ""
+        self._tenths, self._state = 0, ""
         self._warned = 0  # sentences that were printed
 
     def __enter__(self) -> LineView:
@@ -32,6 +33,7 @@ class LineView:
         for text in snapshot.warnings[self._warned :]:  # also where only JSON is asked for
             print(f"warning: {text}", file=sys.stderr, flush=True)
         self._warned = len(snapshot.warnings)
+        self._tell_progress(snapshot)
         if self._quiet:
             return
         if snapshot.note and snapshot.note != self._note:
@@ -46,16 +48,34 @@ class LineView:
                 self._told.add(trial.number)
                 print(_line(trial, snapshot), file=sys.stderr, flush=True)
 
+    def _tell_progress(self, snapshot: Snapshot) -> None:
+        """About every tenth of the expected work, also where only JSON is asked for."""
+        tenths = int(snapshot.progress * _TENTHS)
+        if tenths == self._tenths and snapshot.state == self._state:
+            return
+        self._tenths, self._state = tenths, snapshot.state
+        if self._quiet or tenths:
+            print(
+                f"{snapshot.study}: {snapshot.state}, {snapshot.progress:.0%} of the expected work,"
+                f" {snapshot.ended} trials ended, {snapshot.seconds:.0f} s",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+
+
+_TENTHS = 10
+
 
 def _line(trial: TrialView, snapshot: Snapshot) -> str:
     parts = [
-        f"trial {trial.number + 1:>3}/{snapshot.total}",
+        f"trial {trial.number:>3}",
         f"lr {trial.lr:<9.3g}",
         f"{state_text(trial):<8}",
         f"epoch {trial.step}/{snapshot.horizon or '?'}",
     ]
     if trial.best is not None:
         parts.append(f"loss {trial.best:.4g}")
+    if trial.replicate_of is not None:
+        parts.append(f"seed {trial.seed} of trial {trial.replicate_of}")
     if trial.params:
         parts.append(settings_text(trial.params, "=", " "))
     why = trial.reason if trial.state != TrialState.COMPLETE else ""
@@ -164,7 +184,7 @@ def print_trial_failures(snapshot: Snapshot) -> None:
             continue
         told.add((failure.message, failure.traceback))
         outcome = "failed" if trial.state == TrialState.FAILED else "failed once"
-        print(f"trial {trial.number + 1} {outcome} ({failure.kind}):", file=sys.stderr)
+        print(f"trial {trial.number} {outcome} ({failure.kind}):", file=sys.stderr)
         print_failure(failure)
 
 

@@ -22,7 +22,10 @@ def run(spec: StudySpec, *, workers: int | None, quiet: bool) -> Snapshot:
         return tune(spec, gpus=gpus, workers=workers, watcher=terminal)
     except (KeyboardInterrupt, Terminated):
         if terminal.kept:
-            sys.stderr.write(f"\nstopped; the same command with --name {spec.name} goes on\n")
+            sys.stderr.write(
+                f"\nstopped; to go on: justright resume {spec.name} (or the same command with "
+                f"--name {spec.name})\n"
+            )
         raise
 
 
@@ -45,6 +48,8 @@ class _Terminal(Watcher):
     def ending(self) -> None:
         ignore_signals()
         self._shown.close()
+        if isinstance(sys.exc_info()[1], (KeyboardInterrupt, Terminated)):
+            sys.stderr.write("\nstopping: each trial saves where it is; this takes some seconds\n")
 
     def ended(self, kept: bool) -> None:
         self.kept = kept

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import secrets
 import shutil
+from pathlib import Path
 from typing import IO
 
 from justright.errors import JustrightError, UsageError
@@ -58,9 +59,10 @@ class LocalStudy:
 
     def recall(self) -> Snapshot | None:
         """What was kept, or None."""
-        if not self._snapshot.is_file():
+        try:
+            return decode_as(Snapshot, self._snapshot.read_text())
+        except FileNotFoundError:
             return None
-        return decode_as(Snapshot, self._snapshot.read_text())
 
     def show_connection(self, url: str | None) -> None:
         """Let this user's other commands find the running Redis (None: it runs no more)."""
@@ -72,7 +74,10 @@ class LocalStudy:
 
     def connection(self) -> str | None:
         """The URL of the Redis of a running ``tune``, if there is one."""
-        return self._connection.read_text() if self._connection.is_file() else None
+        try:
+            return self._connection.read_text()
+        except FileNotFoundError:  # there is none, or its tune has just ended
+            return None
 
     def secret(self) -> str:
         """What signs the jobs of this study; kept with it, for what is queued is, too."""
@@ -98,6 +103,14 @@ def local_studies(settings: Settings) -> list[LocalStudy]:
     folder = settings.state / STUDIES
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if (path / JOURNAL).is_file()]
-    found.sort(key=lambda path: (path / JOURNAL).stat().st_mtime)
-    return [LocalStudy(settings, path.name) for path in found]
+    # One that ends without any trial is removed, perhaps while we look.
+    stamps = {path: _stamp(path / JOURNAL) for path in folder.iterdir()}
+    found = sorted((stamp, path.name) for path, stamp in stamps.items() if stamp is not None)
+    return [LocalStudy(settings, name) for _, name in found]
+
+
+def _stamp(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -42,6 +42,8 @@ class TrialView(BaseModel):
     loss: Loss = None  #: The last reported one.
     best: Loss = None  #: The lowest reported one.
     losses: tuple[Loss, ...] = ()  #: The latest, oldest first, thinned for a sparkline.
+    seed: int = 0
+    replicate_of: int | None = None  #: The trial whose rate it repeats, with another seed.
     attempt: int = 1
     diverged: bool = False
     diagnosis: str = ""  #: underfit, healthy, overfit, unstable, diverged; "": not known.
@@ -92,6 +94,7 @@ class Snapshot(Message):
     answer: Answer | None = None
     failure: Failure | None = None
     note: str = ""  #: What the study waits for.
+    progress: float = 0.0  #: Share of the expected work that is done; 1: it has ended.
     plan: LanePlan | None = None  #: None: nobody has looked at the task yet.
     refused: dict[str, str] = Field(default_factory=dict)  #: Latest refused Submits, and why.
     seconds: float = 0.0

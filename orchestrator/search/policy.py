@@ -81,6 +81,13 @@ class Policy(ABC):
     def total(self) -> int:
         """How many trials it will ask for, as far as it knows."""
 
+    def done_share(self) -> float:
+        """The share of the expected work that is done, as the search forecasts it, from 0 to 1.
+
+        0 where a search forecasts nothing.
+        """
+        return 0.0
+
     @abstractmethod
     def suggest(self, lanes: int | None, workers: int) -> Suggestion:
         """What the next job shall train.

@@ -73,6 +73,10 @@ class RateFirstPolicy(Policy):
         missing = len(self._asking.missing_replicates(trials))
         return max(len(trials) + missing, self._spec.trials)
 
+    def done_share(self) -> float:
+        trials = self._asking.asked()
+        return sum(trial.state.is_finished() for trial in trials) / max(1, self.total)
+
     def suggest(self, lanes: int | None, workers: int) -> Suggestion:
         trials = self._asking.asked()
         later = [t for t in originals(trials) if ledger.BESIDE in t.user_attrs]

@@ -16,6 +16,7 @@ def make_snapshot(
     total: int,
     horizon: int | None,
     seconds: float,
+    progress: float,
     note: str = "",
 ) -> Snapshot:
     """All of it; of very many trials those that tell most.
@@ -38,13 +39,16 @@ def make_snapshot(
         note=note or _rest(record, trials),
         refused=record.refused,
         seconds=seconds,
+        progress=progress,
         warnings=tuple(record.warnings),
         plan=record.inspection.plan if record.inspection else None,
     )
 
 
 def _rest(record: StudyRecord, trials: Trials) -> str:
-    """What a paused study still waits for."""
+    """What a study that trains nothing waits for."""
+    if record.state == StudyState.INSPECTING and record.job:
+        return "a worker inspects the task: it loads its code and data, and tries a few steps"
     if record.state != StudyState.PAUSED:
         return ""
     running = sum(trial.state == TrialState.RUNNING for trial in trials.active())

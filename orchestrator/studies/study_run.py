@@ -41,6 +41,7 @@ from orchestrator.studies.giving_up import GivingUp
 from orchestrator.studies.inspection import TaskInspection
 from orchestrator.studies.jobs import JobFactory
 from orchestrator.studies.plain import no_answer, plain_snapshot
+from orchestrator.studies.progress import Progress
 from orchestrator.studies.refusals import Refusals
 from orchestrator.studies.snapshot import make_snapshot
 from orchestrator.studies.study_record import StudyRecord
@@ -84,6 +85,7 @@ class StudyRun:
         self._answers = CurrentAnswer(study, self.record, self.trials, clock)
         self.refusals = Refusals(clock)
         self._untidy = False
+        self._progress = Progress()
         self._broken = False  #: Nothing that looks at its losses can be relied on.
         self._take_up()
 
@@ -385,5 +387,6 @@ class StudyRun:
             total=self.search.total(len(self.trials)),
             horizon=self._answers.horizon,
             seconds=self.clock.elapsed,
+            progress=self._progress.share(self.record, self.search.policy),
             note=note,
         )

@@ -123,6 +123,8 @@ class TrialRecord:
             loss=self.loss,
             best=self.best,
             losses=tuple(self.losses),
+            seed=self.seed,
+            replicate_of=self.replicate_of,
             attempt=self.attempt,
             diverged=bool(self.diverged),
             diagnosis=diagnosis,

@@ -44,7 +44,7 @@ MUTATIONS = (
     ),
     Mutation(
         "what was missing long ago is held against a job", _LOOP,
-        "                self._missing_since.clear()", "                pass", (_RECOVERY,),
+        "                self._missing_since.clear()", "                pass", (_FENCING,),
     ),
     Mutation(
         "a job that is there again is still missing", _LOOP,

@@ -139,7 +139,7 @@ def test_what_another_try_mends_is_tried_again(
     assert failure is not None
     assert failure.kind == kind
     assert words in failure.message
-    assert f"trial {hit[0].number + 1} failed once ({kind})" in status.stderr
+    assert f"trial {hit[0].number} failed once ({kind})" in status.stderr
     if fault == "kills":
         assert "last words of the task" in failure.output
     if fault == "hangs":

@@ -37,6 +37,7 @@ _CROWDED = 0.7  # of the distance between candidates, within which one stands fo
 _BESIDE_HINT = (0.0, -0.4, 0.4, -0.8, 0.8)  # decades from a hint at which a search begins
 _ROUNDING = 1e-6  # steps of the grid
 _SHORT = 12  # epochs below which a training costs little
+_USUAL_COST = 4.0  # full trainings that a search takes, about
 _MOST = 12.0  # full trainings after which the search ends with what it has
 
 
@@ -238,6 +239,21 @@ class Planner:
         return self._advance([min(left, key=forecast.regret_at)], curves, self.horizon, 1)
 
     # -- the end ------------------------------------------------------------------------------
+
+    def outlook(self, curves: Mapping[float, LossCurve]) -> tuple[float, float]:
+        """Epochs spent, and those expected in all.
+
+        Until a rate has come to its end, as many as searches usually take. Then as many as would
+        settle it, if the expected regret stayed what it is.
+        """
+        spent = float(sum(curve.steps for curve in curves.values()))
+        ended = [x for x, curve in curves.items() if self._ended(curve)]
+        usual = _USUAL_COST * self.horizon
+        if not ended:
+            return spent, max(usual, spent + self.horizon)
+        best = min(ended, key=lambda x: curves[x].losses.min())
+        needed = self.forecast(curves).regret_at(best) / _WORTH * max(self.horizon, _SHORT)
+        return spent, min(max(needed, spent), _MOST * self.horizon)
 
     def settled(self, curves: Mapping[float, LossCurve]) -> bool:
         """Whether the best rate that was trained to the end is good enough to stop at."""

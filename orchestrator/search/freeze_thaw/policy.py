@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 
 from justright.lifecycle import TrialState
 from justright.spec import WIDEST_LR
-from orchestrator.search.asking import Asking
+from orchestrator.search.asking import FINALISTS, Asking
 from orchestrator.search.freeze_thaw.planner import Plan, Planner
 from orchestrator.search.loss_curve import LossCurve
 from orchestrator.search.policy import (
@@ -115,6 +115,21 @@ class FreezeThawPolicy(Policy):
         asked = self._asking.asked()
         missing = len(self._asking.missing_replicates(asked)) if self._settled() else 0
         return max(len(asked) + missing, min(self._spec.trials, _FEW))
+
+    def done_share(self) -> float:
+        """Epochs trained, of those that the planner expects to need, replicates included."""
+        asked = self._asking.asked()
+        missing = self._asking.missing_replicates(asked) if self._settled() else []
+        repeated = sum(len(t.intermediate_values) for t in asked) - sum(
+            len(t.intermediate_values) for t in originals(asked)
+        )
+        assert self._inspection.epochs is not None
+        finalists = min(FINALISTS, self._spec.trials)
+        replicates = (self._spec.replicates - 1) * finalists * self._inspection.epochs
+        if self._settled():
+            replicates = repeated + len(missing) * self._inspection.epochs
+        spent, expected = self._planner.outlook(self._curves(self._by_rate()))
+        return (spent + repeated) / max(1.0, expected + replicates)
 
     def suggest(self, lanes: int | None, workers: int) -> Suggestion:
         lanes = lanes or self._inspection.plan.lanes

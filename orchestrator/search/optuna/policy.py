@@ -61,6 +61,14 @@ class OptunaPolicy(Policy):
         trials = self._asking.asked()
         return len(trials) + len(self._asking.missing_replicates(trials))
 
+    def done_share(self) -> float:
+        counts = self._counts()
+        ended = counts.searching - counts.unfinished
+        if not self._searching(counts):
+            trials = self._asking.asked()
+            ended = sum(trial.state.is_finished() for trial in trials)
+        return ended / max(1, self.total)
+
     @property
     def exhausted(self) -> bool:
         """Whether it has nothing more to propose, whatever else ends."""

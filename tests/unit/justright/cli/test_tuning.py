@@ -89,8 +89,11 @@ def test_an_interrupted_study_says_how_it_goes_on(
     ours = KeyboardInterrupt if number == signal.SIGINT else Terminated
     with pytest.raises(ours):
         run_with(monkeypatch, lambda: raise_signal(number), kept)
-    said = "\nstopped; the same command with --name mine goes on\n" if kept else ""
-    assert capsys.readouterr() == ("", said)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("\nstopping: "), "nothing is said while it stops"
+    said = "stopped; to go on: justright resume mine (or the same command with --name mine)\n"
+    assert err.endswith(said) == kept
 
 
 def test_what_fails_by_itself_says_so_itself(

@@ -124,9 +124,9 @@ def test_a_line_for_each_trial_that_ends(capsys: pytest.CaptureFixture[str]) -> 
         view.show(a_snapshot(trials=trials, horizon=None))
     assert words(capsys.readouterr().err.splitlines()) == [
         "waiting for a worker",
-        "trial 1/30 lr 0.1 complete epoch 9/9 loss 0.25 schedule=cosine",
-        "trial 3/30 lr 3 diverged epoch 2/? (not finite)",
-        "trial 4/30 lr 0.1 failed epoch 0/? (ValueError: no)",
+        "trial 0 lr 0.1 complete epoch 9/9 loss 0.25 schedule=cosine",
+        "trial 2 lr 3 diverged epoch 2/? (not finite)",
+        "trial 3 lr 0.1 failed epoch 0/? (ValueError: no)",
     ]
 
 
@@ -135,7 +135,29 @@ def test_a_note_is_told_when_it_comes(capsys: pytest.CaptureFixture[str], quiet:
     view = LineView(quiet)
     for note in ("waiting", "waiting", "", "waiting"):
         view.show(a_snapshot(note=note))
-    assert capsys.readouterr() == ("", "" if quiet else "waiting\nwaiting\n")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("waiting\n") == (0 if quiet else 2)
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_progress_is_told_about_every_tenth(
+    capsys: pytest.CaptureFixture[str], quiet: bool
+) -> None:
+    view = LineView(quiet)
+    for hundredths in range(0, 100, 2):
+        view.show(a_snapshot(progress=hundredths / 100))
+    view.show(a_snapshot(progress=1.0, state=StudyState.COMPLETE))
+    told = [line for line in capsys.readouterr().err.splitlines() if "expected work" in line]
+    assert len(told) == (11 if quiet else 10)
+    assert "complete, 100% of the expected work" in told[-1]
+
+
+def test_a_replicate_says_whose_and_with_which_seed(capsys: pytest.CaptureFixture[str]) -> None:
+    trials = (complete(0, 0.25), complete(1, 0.3, replicate_of=0, seed=7))
+    LineView().show(a_snapshot(trials=trials))
+    assert "seed 7 of trial 0" in capsys.readouterr().err
+    assert "seed 7 of trial 0" in " ".join(lines_of(trial_table(a_snapshot(trials=trials))))
 
 
 # -- tables -------------------------------------------------------------------------------------
@@ -150,10 +172,10 @@ def test_the_table_of_trials() -> None:
     )
     assert words(lines_of(trial_table(a_snapshot(trials=trials), rows=9))) == [
         "trial lr state epoch loss best curve why",
-        "1 0.0123 complete 9/9 0.5 0.5 █▃▁",
-        "★ 2 0.1 complete 9/9 0.25 0.25 █▁",
-        "3 1 running 1/9 4 4 ▁",
-        "4 0.1 diverged 0/9 × not finite",
+        "0 0.0123 complete 9/9 0.5 0.5 █▃▁",
+        "★ 1 0.1 complete 9/9 0.25 0.25 █▁",
+        "2 1 running 1/9 4 4 ▁",
+        "3 0.1 diverged 0/9 × not finite",
     ]
 
 
@@ -161,7 +183,7 @@ def test_a_short_table_has_the_best_what_runs_and_the_latest() -> None:
     trials = (*(complete(n, 1.0 if n == 2 else 2.0) for n in range(8)), a_trial(8), a_trial(9))
     lines = lines_of(trial_table(a_snapshot(trials=trials), rows=5))[1:]
     numbers = [line.replace("★", " ").split()[0] for line in lines]
-    assert numbers == ["3", "7", "8", "9", "10"]
+    assert numbers == ["2", "6", "7", "8", "9"]
     assert [line.strip().startswith("★") for line in lines] == [True, *[False] * 4]
 
 
