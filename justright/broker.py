@@ -107,6 +107,10 @@ class Broker(CommandBroker):
         """Show a study to clients, for ``keep`` seconds (None: until it is published again)."""
 
     @abstractmethod
+    def remove(self, study: str) -> None:
+        """Show a study to nobody any more, and forget its decisions."""
+
+    @abstractmethod
     def lead(self, owner: str, seconds: float) -> bool:
         """Become or stay the active orchestrator for ``seconds``; False: another one is."""
 

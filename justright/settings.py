@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     attempts: int = Field(default=3, ge=1)  #: Executions of a trial before it is failed for good.
     secret: SecretStr | None = None  #: Signs jobs and commands; the same on all machines.
     artifacts: SecretStr | None = None  #: Where checkpoints are: a folder, or s3://BUCKET/PATH.
+    retention: float = Field(default=30.0, gt=0)  #: Days that clients can read a study's end.
     checkpoint: float = Field(default=30.0, gt=0)  #: Seconds of training between checkpoints.
     grace: float = Field(default=20.0, gt=0)  #: Seconds that a worker has to leave.
     log: str = "info"  #: Level of the logs (debug, info, warning, error), ``json``, or both.

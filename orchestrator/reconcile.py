@@ -23,6 +23,7 @@ from justright.logs import event
 from justright.messages import (
     Cancel,
     Command,
+    Delete,
     Event,
     Hello,
     Job,
@@ -39,7 +40,9 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.studies.commands import Commands, Outbox
 from orchestrator.studies.effects import Effects
 from orchestrator.studies.guard import Guard, reason_of
+from orchestrator.studies.known import KnownStudies
 from orchestrator.studies.plain import give_up, plain_snapshot
+from orchestrator.studies.study_record import has_ended
 from orchestrator.studies.study_run import StudyRun
 
 log = logging.getLogger(__name__)
@@ -49,6 +52,7 @@ _SHOWING_SHARE = 0.05  # of the time that making snapshots may take, at most
 _WORKERS_EVERY = 0.5
 _PLACES_EVERY = 1.0
 _IDLE_WAIT = 0.1  # seconds a turn waits for the first event
+_DAY = 24 * 3600.0  # seconds
 _FAILED_KEPT = 24 * 3600.0  # seconds that clients can read why a task could not be loaded
 
 
@@ -68,10 +72,14 @@ class Reconciler:
         self._lease, self._attempts = settings.lease, settings.attempts
         self._guard = Guard(books.failures)
         self._outbox = Outbox()
-        self._runs: dict[str, StudyRun] = {}
+        self._runs = KnownStudies(self._load)
+        self._retention = settings.retention * _DAY
         self._commands = Commands(books, self._guard, self._runs, self._take_up)
         for name, study in books.studies().items():
-            self._take_up(name, study)
+            if has_ended(study):
+                self._runs.has_ended(name)
+            else:
+                self._take_up(name, study)
         self._workers: list[WorkerInfo] = []
         self._look_at_workers = 0.0
         self._look_at_places = 0.0
@@ -114,6 +122,19 @@ class Reconciler:
             if snapshot is not None:
                 self._outbox.failed.append(snapshot)
 
+    def _load(self, name: str) -> StudyRun | None:
+        """A study that has ended, as the ledger has it; None: it cannot be read."""
+        study = self._ledger.study(name)
+        try:
+            return StudyRun(
+                study, self._ledger.storage, self._attempts, self._clock, self._make_policy
+            )
+        except self._guard.passes:
+            raise
+        except Exception:
+            log.exception("study %s cannot be read; it is left as it is", name)
+            return None
+
     def _active(self) -> list[StudyRun]:
         return [run for run in self._runs.values() if run.record.active]
 
@@ -121,7 +142,7 @@ class Reconciler:
 
     def _apply(self, message: Command | Event) -> None:
         match message:
-            case Submit() | Cancel() | Pause() | Resume():
+            case Submit() | Cancel() | Pause() | Resume() | Delete():
                 self._commands.obey(message, self._outbox)
             case Refused():
                 event(
@@ -163,6 +184,8 @@ class Reconciler:
         if any(self._guard(run, run.busy_jobs, 0) for run in self._active()):
             log.warning("Redis has lost its data: running trials go back to their checkpoints")
         self._shown.clear()
+        for name in self._runs.names:
+            self._runs.get(name)  # what has ended is shown again as well
         for run in self._active():
             self._guard(run, run.redis_was_emptied, None)
 
@@ -263,10 +286,17 @@ class Reconciler:
                 run.record.set_untold(False)
         for job, pool in outbox.jobs:
             self._broker.dispatch(job, pool)
-        for run in self._runs.values():
+        for run in list(self._runs.values()):
             self._publish(run, now)
+            told = self._shown.get(run.name, (None, 0.0))[0] == run.version
+            if told and not run.record.active and not run.record.untold:
+                self._runs.has_ended(run.name)
+                del self._shown[run.name]
         for snapshot in outbox.failed:
             self._broker.publish(snapshot, keep=_FAILED_KEPT)
+        for name in outbox.removed:
+            self._broker.remove(name)
+            self._shown.pop(name, None)
         if outbox.replies:
             self._broker.answer(outbox.replies)
 
@@ -275,6 +305,7 @@ class Reconciler:
         if run.version == version or (run.record.active and now < due):
             return
         began = time.perf_counter()
+        keep = None if run.record.active else self._retention
         pool = run.record.spec.pool
         note, names = "", self._names(run)
         if run.record.active and not names:
@@ -282,7 +313,7 @@ class Reconciler:
         elif run.record.active and (refused := run.refusals.in_words(names)):
             note = f"refused by {refused}"
         version = run.version
-        self._guard(run, lambda: self._broker.publish(run.snapshot(note)), None)
+        self._guard(run, lambda: self._broker.publish(run.snapshot(note), keep), None)
         # What clients are shown must not hold up what trains: of a large study they see less often.
         pause = max(_PUBLISH_EVERY, (time.perf_counter() - began) / _SHOWING_SHARE)
         self._shown[run.name] = (version, now + pause)

@@ -134,6 +134,10 @@ class MemoryBroker(MemoryCommands, Broker):
         until = math.inf if keep is None else self._clock() + keep
         self._snapshots[snapshot.study] = (decode_as(Snapshot, snapshot.encode()), until)
 
+    def remove(self, study: str) -> None:
+        self._snapshots.pop(study, None)
+        self.decisions.pop(study, None)
+
     def lead(self, owner: str, seconds: float) -> bool:
         if self.leader() not in (None, owner):
             return False

@@ -150,6 +150,12 @@ class RedisBroker(RedisCommands, Broker):
             pipe.set(self._keys.study(snapshot.study), snapshot.encode(), px=milliseconds)
             pipe.execute()
 
+    def remove(self, study: str) -> None:
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.srem(self._keys.studies, study)
+            pipe.delete(self._keys.study(study), self._keys.decisions(study))
+            pipe.execute()
+
     def lead(self, owner: str, seconds: float) -> bool:
         milliseconds = _milliseconds(seconds)
         held = bool(self._redis.eval(HOLD, 1, self._keys.leader, owner, milliseconds))

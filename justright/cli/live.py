@@ -170,10 +170,8 @@ def _note(snapshot: Snapshot) -> str:
     return snapshot.note or failure or plan_text(snapshot)
 
 
-def status_tables(
-    snapshots: Sequence[Snapshot], workers: Sequence[WorkerInfo], leader: str | None
-) -> RenderableType:
-    """All studies and who works."""
+def study_table(snapshots: Sequence[Snapshot]) -> Table:
+    """A line for each study."""
     studies = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("study", "state", "task", "trials", "best lr", "loss", "note"):
         gives_way = name == "note"
@@ -191,6 +189,13 @@ def status_tables(
             f"{answer.loss:.4g}" if answer and answer.loss is not None else "",
             _one_line(_note(snapshot)),
         )
+    return studies
+
+
+def status_tables(
+    snapshots: Sequence[Snapshot], workers: Sequence[WorkerInfo], leader: str | None
+) -> RenderableType:
+    """All studies and who works."""
     people = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("worker", "pool", "device", "lanes", "works on"):
         people.add_column(name, no_wrap=True)
@@ -204,7 +209,7 @@ def status_tables(
     service = f"orchestrator  {leader}" if leader else "no orchestrator is active"
     empty = Text("no studies yet", style="dim")
     return Group(
-        studies if snapshots else empty,
+        study_table(snapshots) if snapshots else empty,
         Text(),
         people if workers else Text("no workers", style="dim"),
         *(Text(f"{w.name} refuses: {w.refusing}", style="red") for w in workers if w.refusing),

@@ -27,13 +27,15 @@ for command in (
     service.worker,
     studies.status,
     studies.best,
+    studies.list_,
+    studies.delete,
     studies.cancel,
     studies.pause,
     studies.resume,
     service.dashboard,
     service.doctor,
 ):
-    app.command()(command)
+    app.command(command.__name__.rstrip("_"))(command)
 
 
 def _version(value: bool) -> None:

@@ -131,6 +131,45 @@ def best(study: STUDY, json: JSON = False) -> None:
     raise typer.Exit(exit_code(snapshot))
 
 
+def list_(json: JSON = False) -> None:
+    """The studies there are: of this machine's tunes, and of the service."""
+    from rich.console import Console
+
+    from justright.cli.live import study_table
+    from justright.client.locate import gather
+
+    snapshots = gather(None).snapshots
+    if json:
+        print(json_module.dumps([_summary(snapshot) for snapshot in snapshots]))
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PIPE_WIDTH)
+    console.print(study_table(snapshots) if snapshots else "no studies yet")
+
+
+def _summary(snapshot: Snapshot) -> dict[str, object]:
+    """A study in a line of ``list --json``."""
+    answer = snapshot.answer
+    return {
+        "study": snapshot.study,
+        "state": snapshot.state.value,
+        "task": snapshot.task,
+        "trials": snapshot.ended,
+        "best_lr": answer.best_lr if answer else None,
+        "loss": answer.loss if answer else None,
+        "seconds": round(snapshot.seconds, 2),
+    }
+
+
+def delete(study: STUDY) -> None:
+    """Remove a study that has ended, with its trials and checkpoints."""
+    from justright.client.locate import delete as remove
+
+    remove(study)
+    print(f"deleted {study}")
+
+
 def cancel(study: STUDY) -> None:
     """End a study now; its answer is what is known by then."""
     from justright.client.asking import new_id

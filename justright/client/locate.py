@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from justright.brokers.connection import connect
 from justright.brokers.redis import RedisBroker
-from justright.client.asking import ask
+from justright.client.asking import ask, new_id
 from justright.client.submit import unknown_study
 from justright.errors import RedisUnavailable, UsageError
 from justright.lifecycle import STUDY_ACTIVE, STUDY_FINISHED, StudyState
 from justright.local.study_folder import LocalStudy, local_studies
-from justright.messages import Cancel, Pause, Resume, Snapshot, WorkerInfo
+from justright.messages import Cancel, Delete, Pause, Resume, Snapshot, WorkerInfo
 from justright.settings import Settings, load_settings
 from justright.signing import Signer
 
@@ -86,6 +86,23 @@ def send_command(message: Cancel | Pause | Resume) -> None:
     if broker is None and local.journal.is_file():
         raise UsageError(f"study {study} does not run: {_interrupted(study)}")
     ask(broker or connect_service(settings, signs=True), message)
+
+
+def delete(study: str) -> None:
+    """Remove a study that has ended, with its checkpoints: one of ``tune`` or one of the service.
+
+    Raises:
+        UsageError: there is no such study, or it still runs.
+        JustrightError: the orchestrator refused it, or nobody answers.
+    """
+    gather(study)
+    settings = load_settings()
+    local = LocalStudy(settings, study)
+    if not local.journal.is_file():
+        ask(connect_service(settings, signs=True), Delete(id=new_id(), study=study))
+        return
+    local.open()  # refused while its tune runs
+    local.discard()
 
 
 def find_resting(study: str) -> Snapshot | None:

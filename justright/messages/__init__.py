@@ -6,7 +6,7 @@ something else. A loss that is not finite travels as null.
 """
 
 from justright.messages.base import SCHEMA_VERSION, Loss, Message
-from justright.messages.commands import Cancel, Pause, Reply, Resume, Submit
+from justright.messages.commands import Cancel, Delete, Pause, Reply, Resume, Submit
 from justright.messages.events import (
     Hello,
     Inspection,
@@ -29,6 +29,7 @@ __all__ = [
     "Cancel",
     "Command",
     "Decision",
+    "Delete",
     "Event",
     "Hello",
     "InspectJob",

@@ -46,6 +46,14 @@ class Resume(Message):
     study: str
 
 
+class Delete(Message):
+    """A client asks that a study that has ended be removed, with its checkpoints."""
+
+    type: Literal["delete"] = "delete"
+    id: str = Field(default="", max_length=64)
+    study: str
+
+
 class Reply(Message):
     """From the orchestrator, once what it did is committed: what became of a command."""
 

@@ -8,7 +8,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from justright.errors import MessageError
 from justright.messages.base import SCHEMA_VERSION, Message
-from justright.messages.commands import Cancel, Pause, Reply, Resume, Submit
+from justright.messages.commands import Cancel, Delete, Pause, Reply, Resume, Submit
 from justright.messages.events import (
     Hello,
     Inspection,
@@ -25,7 +25,7 @@ from justright.messages.views import Snapshot, WorkerInfo
 M = TypeVar("M", bound=Message)
 
 
-Command = Submit | Cancel | Pause | Resume
+Command = Submit | Cancel | Pause | Resume | Delete
 Event = Hello | Inspection | Noticed | Space | Started | Report | Outcome | Refused
 _NotAJob = Command | Reply | Event | Decision | WorkerInfo | Snapshot
 AnyMessage = _NotAJob | Job

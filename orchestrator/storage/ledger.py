@@ -74,8 +74,12 @@ class Ledger:
             if SPEC in study.user_attrs
         }
 
+    def study(self, name: str) -> optuna.Study:
+        """One of them."""
+        return optuna.load_study(study_name=name, storage=self.storage)
+
     def drop(self, name: str) -> None:
-        """Delete a study of which nothing has been trained."""
+        """Delete a study, with all its trials."""
         optuna.delete_study(study_name=name, storage=self.storage)
 
     def create(self, name: str, attributes: dict[str, Any]) -> optuna.Study:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,14 +15,16 @@ from justright.errors import UsageError
 from justright.failures import Failure, FailureKind
 from justright.lifecycle import StudyState
 from justright.logs import event
-from justright.messages import Cancel, Command, Job, Pause, Reply, Resume, Snapshot, Submit
+from justright.messages import Cancel, Command, Delete, Job, Pause, Reply, Resume, Snapshot, Submit
 from justright.spec import another_study, differences, read_rate
 from orchestrator.storage import ledger
 from orchestrator.storage.ledger import Ledger
 from orchestrator.studies.guard import Guard
-from orchestrator.studies.study_run import StudyRun
+from orchestrator.studies.known import KnownStudies
 
 log = logging.getLogger(__name__)
+
+_ID = 16  # bytes of a job's id
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Outbox:
     failed: list[Snapshot] = field(default_factory=list)
     created: list[str] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
 
 
 class Commands:
@@ -42,7 +45,7 @@ class Commands:
         self,
         books: Ledger,
         guard: Guard,
-        runs: Mapping[str, StudyRun],
+        runs: KnownStudies,
         take_up: Callable[[str, optuna.Study], None],
     ) -> None:
         """``take_up`` adds a study of the ledger to ``runs``."""
@@ -50,7 +53,13 @@ class Commands:
 
     def obey(self, command: Command, outbox: Outbox) -> None:
         """Do it, or refuse it; the reply goes out once the turn is committed."""
-        reply = self._submit(command, outbox) if isinstance(command, Submit) else self._do(command)
+        match command:
+            case Submit():
+                reply = self._submit(command, outbox)
+            case Delete():
+                reply = self._delete(command, outbox)
+            case _:
+                reply = self._do(command)
         if command.id:
             outbox.replies.append(reply)
 
@@ -74,6 +83,22 @@ class Commands:
                 self._guard(run, run.resume, None)
         if run.record.failure is not None:  # it failed of this very command
             return Reply(id=command.id, done=False, reason=run.record.failure.message)
+        return Reply(id=command.id, done=True)
+
+    def _delete(self, command: Delete, outbox: Outbox) -> Reply:
+        """Remove a study that has ended: from the storage, from Redis, its checkpoints."""
+        run = self._runs.get(command.study)
+        if run is None:  # the news of one, or what a kill has left of one that was removed
+            outbox.removed.append(command.study)
+            return Reply(id=command.id, done=True)
+        if run.record.active:
+            reason = f"study {run.name} is {run.record.state}. End it first: justright cancel "
+            return _refused(command, reason + run.name)
+        outbox.jobs.append((run.jobs.tidy(secrets.token_hex(_ID)), run.record.spec.pool))
+        self._ledger.drop(run.name)
+        del self._runs[run.name]
+        outbox.removed.append(run.name)
+        event(log, "study removed", study=run.name)
         return Reply(id=command.id, done=True)
 
     # -- a new study, or more of an old one -------------------------------------------------------
@@ -128,8 +153,9 @@ class Commands:
             return {ledger.HINT: rate}
         answer = run.record.answer if run is not None else None
         if answer is None or answer.best_lr is None:
-            known = {name: one.record.answer for name, one in self._runs.items()}
-            answered = sorted(name for name, one in known.items() if one and one.best_lr)
+            known = {name: self._runs.get(name) for name in self._runs.names}
+            answers = {name: one.record.answer for name, one in known.items() if one}
+            answered = sorted(name for name, one in answers.items() if one and one.best_lr)
             found = "has no answer" if run is not None else "is not known here"
             raise UsageError(
                 f"--like: the study {like} {found}. Studies with an answer: "

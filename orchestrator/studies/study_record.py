@@ -152,3 +152,10 @@ class StudyRecord:
 
     def _write(self, key: str, value: Any) -> None:
         self._study.set_user_attr(key, value)
+
+
+def has_ended(study: optuna.Study) -> bool:
+    """Whether a study wants nothing more, and all have heard of its end."""
+    attributes = study.user_attrs
+    told = attributes.get(ledger.TIDIED) is not False
+    return attributes.get(ledger.STATE) in STUDY_FINISHED and told

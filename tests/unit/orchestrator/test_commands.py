@@ -10,7 +10,7 @@ import pytest
 from justright.client.asking import ask, new_id
 from justright.errors import JustrightError, UsageError
 from justright.lifecycle import StudyState
-from justright.messages import Cancel, Pause, Reply, Resume, Submit
+from justright.messages import Cancel, Delete, Pause, Reply, Resume, Submit
 from justright.spec import StudySpec, TaskRef
 from tests.helpers.twin import House
 
@@ -122,3 +122,20 @@ def test_a_study_that_is_cancelled_shows_it(tmp_path: Path) -> None:
     snapshot = house.broker.snapshot("s")
     assert snapshot is not None
     assert snapshot.state == StudyState.CANCELLED
+
+
+def test_a_study_that_has_ended_can_be_removed(tmp_path: Path) -> None:
+    house = begun(tmp_path)
+    refused = told(house, Delete(id="x", study="s"))
+    assert (refused.done, refused.typed) == (False, True)
+    assert "justright cancel s" in refused.reason
+    house.run()
+    assert told(house, Delete(id="y", study="s")).done
+    assert house.broker.snapshot("s") is None
+    assert "s" not in house.broker.studies()
+    house.restart()
+    assert "s" not in house.ledger.studies()
+    tidying = [job for jobs in house.broker.queues.values() for job in jobs]
+    assert [job.study for job in tidying] == ["s"], "its checkpoints stay"
+    assert told(house, Delete(id="y", study="s")).done, "told twice, it is answered alike"
+    assert told(house, Submit(id="again", spec=spec(epochs=5))).done, "its name is not free"

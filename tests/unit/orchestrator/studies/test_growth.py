@@ -73,8 +73,9 @@ def test_the_leader_is_known_whatever_becomes_of_it(tmp_path: Path) -> None:
     house.workers[0] = TwinWorker(house.broker, "w0", 1, lambda lr, step: falling(lr, step))
     house.workers[0].come()
     house.submit(trials=12, **ONE_STEP)
+    house.turn()
+    run = house.reconciler._runs["s"]
     house.run()
-    [run] = house.reconciler._runs.values()
     lowest = min((r for r in run.trials if not r.diverged and r.best is not None), key=by_best)
     assert run.trials._lowest is lowest
 
@@ -88,3 +89,40 @@ def falling(lr: float, step: int) -> float | None:
     if lr > 1e-2:
         return -100.0 if step < 3 else None
     return 1.0 / step
+
+
+def test_a_study_that_has_ended_leaves_the_memory_and_can_be_had_again(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.submit(trials=4)
+    ended = house.run()
+    house.turn()
+    house.turn()
+    assert len(house.reconciler._runs) == 0, "it is still in memory"
+    house.submit("more", trials=6)
+    again = house.run(submission="more")
+    assert len(again.trials) > 0
+    assert {t.number for t in ended.trials} <= {t.number for t in again.trials}
+    house.turn()
+    house.submit("like", name="other", like="s", trials=4)
+    house.turn()
+    assert house.ledger.studies()["other"].user_attrs["hint"] == again.answer.best_lr  # type: ignore[union-attr]
+
+
+def test_a_restart_takes_up_what_is_at_work_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = House(tmp_path)
+    for name in ("a", "b", "c"):
+        house.submit(name, name=name, trials=2)
+    for _ in range(200):
+        house.turn()
+    house.submit("s", trials=2)
+    house.turn()
+    house.restart()
+    assert list(house.reconciler._runs) == ["s"]
+    assert house.reconciler._runs.names == ["a", "b", "c", "s"]
+    house.broker.lose_everything()
+    house.workers[0].come()
+    for _ in range(3):
+        house.turn()
+    assert house.broker.studies() == ["a", "b", "c", "s"], "what had ended is not shown again"
