@@ -66,7 +66,9 @@ def _machine(settings: Settings) -> Iterator[Finding]:
     try:
         yield Finding("embedded redis", True, redis_server())
     except JustrightError as error:
-        yield Finding("embedded redis", False, "none", str(error))
+        # Only `tune` brings its own: a machine of a service has none, and needs none.
+        mend = "" if settings.redis_given else str(error)
+        yield Finding("embedded redis", settings.redis_given, "none", mend)
     yield _state_folder(settings.state)
 
 
