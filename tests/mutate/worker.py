@@ -52,7 +52,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a rate that is not taken passes", "worker/training/inspecting.py",
-        "    if found[0] == found[1]:", "    if False:", (_KINDS,),
+        "        if found[0] != found[1]:\n            return", "        return", (_KINDS,),
     ),
     Mutation(
         "settings that do not exist pass", "worker/training/inspecting.py",

@@ -15,7 +15,15 @@ def test_tune_on_a_terminal(tmp_path: Path) -> None:
     code, shown = on_terminal("tune", task, "--trials", "5", "--name", "seen")
     assert code == 0, shown
     assert "Traceback" not in shown
-    for part in ("seen inspecting", "seen running", "5/5 trials", "left", "█", "★", "running"):
+    for part in (
+        "seen inspecting",
+        "seen running",
+        "100%, 5 trials ended",
+        "left",
+        "█",
+        "★",
+        "running",
+    ):
         assert part in shown, part
     answer = shown[shown.rindex("seen complete") :]
     assert "best learning rate" in answer
@@ -34,7 +42,7 @@ def test_a_terminal_of_a_few_columns(tmp_path: Path) -> None:
     )
     assert code == 0, shown
     assert "Traceback" not in shown
-    assert "3/3 trials" in shown
+    assert "100%" in shown
 
 
 def test_status_of_everything(tmp_path: Path) -> None:

@@ -13,12 +13,12 @@ from justright.messages import TrialWork
 from worker.lanes.loss_scale import LossScale
 from worker.lanes.own_state import own_state, restore, to_save
 
-_LOOKING_RATE = 1e-8  # so small that a model is as good as untrained after some steps
+LOOKING_RATE = 1e-8  # so small that a model is as good as untrained after some steps
 
 
 def for_a_look(seed: int, number: int = 0) -> TrialWork:
     """A trial that only serves to try or to time a task."""
-    return TrialWork(number=number, lr=_LOOKING_RATE, seed=seed, attempt=1)
+    return TrialWork(number=number, lr=LOOKING_RATE, seed=seed, attempt=1)
 
 
 @dataclass

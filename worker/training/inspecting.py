@@ -12,7 +12,7 @@ from justright.errors import TaskError
 from justright.messages import TrialWork
 from worker.lanes.own_state import changed, own_state
 from worker.lanes.randomness import seed_for
-from worker.lanes.trial import TrialTraining, for_a_look
+from worker.lanes.trial import LOOKING_RATE, TrialTraining, for_a_look
 from worker.training.data import each_tensor, lonely_batch, samples
 from worker.training.natural_scale import natural_scale
 from worker.training.optimizers import hyperparameters, in_force
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Details = dict[str, bool | int | float | str]
 
-_RATES = (1e-3, 1e-2)  # that an optimizer is tried with
+_LOOKING, _USUAL = (LOOKING_RATE, LOOKING_RATE / 2), (1e-3, 1e-2)  # that an optimizer is tried with
 _TOO_FEW = "Expected more than 1 value per channel"  # as torch's BatchNorm says it
 
 
@@ -95,17 +95,19 @@ def _check_rate(trainer: TaskTrainer, seed: int) -> None:
     Raises:
         TaskError: its rate is the same whatever it is given.
     """
-    found = []
-    for lr in _RATES:
-        work = TrialWork(number=0, lr=lr, seed=seed, attempt=1)
-        found.append(trainer.start(work).base_rates)
-    if found[0] == found[1]:
-        rates = ", ".join(f"{rate:g}" for rate in sorted(set(found[0])))
-        raise TaskError(
-            f"the optimizer's rate is {rates} whatever rate it is given (tried {_RATES[0]:g} and "
-            f"{_RATES[1]:g}), so that none would be better than another. Pass it on: "
-            "optimizer(parameters, lr) -> torch.optim.Adam(parameters, lr=lr)."
-        )
+    found: list[list[float]] = []
+    # The rates of a look first; one that bounds its rate from below has two of the usual ones.
+    for pair in (_LOOKING, _USUAL):
+        works = (TrialWork(number=0, lr=lr, seed=seed, attempt=1) for lr in pair)
+        found = [trainer.start(work).base_rates for work in works]
+        if found[0] != found[1]:
+            return
+    rates = ", ".join(f"{rate:g}" for rate in sorted(set(found[0])))
+    raise TaskError(
+        f"the optimizer's rate is {rates} whatever rate it is given (tried {_USUAL[0]:g} and "
+        f"{_USUAL[1]:g}), so that none would be better than another. Pass it on: "
+        "optimizer(parameters, lr) -> torch.optim.Adam(parameters, lr=lr)."
+    )
 
 
 def _check_last_batch(trainer: TaskTrainer, trial: TrialTraining, inputs: Any) -> None:
