@@ -165,7 +165,7 @@ def _serve(settings: Settings, info: WorkerInfo, child: Child, memory: float) ->
     url = settings.redis_url.get_secret_value()
     # A wrong address is told at once, not in minutes.
     connect(url, patient=False, writes="reports").close()
-    broker = RedisBroker(connect(url, patient=True))
+    broker = RedisBroker(connect(url, patient=True), settings.signer())
     heartbeat = Heartbeat(broker, info, settings.lease)
     heartbeat.beat()
     broker.exchange([Hello(worker=info.name)])

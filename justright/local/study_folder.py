@@ -61,7 +61,7 @@ class LocalStudy:
         """What was kept, or None."""
         try:
             return decode_as(Snapshot, self._snapshot.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def show_connection(self, url: str | None) -> None:
@@ -76,7 +76,7 @@ class LocalStudy:
         """The URL of the Redis of a running ``tune``, if there is one."""
         try:
             return self._connection.read_text()
-        except FileNotFoundError:  # there is none, or its tune has just ended
+        except (FileNotFoundError, NotADirectoryError):  # none, or its tune has just ended
             return None
 
     def secret(self) -> str:

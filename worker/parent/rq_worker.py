@@ -23,7 +23,7 @@ from rq.worker import Worker
 
 from justright.broker import Broker
 from justright.brokers.queue import TrainingJob
-from justright.errors import BegunBefore, ForgedMessage, MessageError
+from justright.errors import BegunBefore, ExpiredMessage, ForgedMessage, MessageError
 from justright.failures import Failure, FailureKind
 from justright.logs import event
 from justright.messages import (
@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 
 _OVERDUE = "it was told to stop, and had not when its grace was over: its process was replaced"
 _LOOK = 0.2  # seconds between looks at a running child
+_CLOCK_TOLERANCE = 60.0  # seconds that clocks of machines may differ
 _RQ_HEARTBEAT = 15.0  # seconds between two that RQ is shown
 _LAST_WORDS = 3.0  # seconds beyond its grace that a worker has to tell Redis
 _HURRY = 2.0  # seconds that a second SIGTERM leaves
@@ -159,9 +160,12 @@ class WarmWorker(Worker):
         try:
             job = self._read(payload, rq_job)
         except MessageError as error:
-            again = isinstance(error, BegunBefore)
+            again = not self._is_ours(error)
             if again:
-                event(log, "job dropped", job=rq_job.id, worker=self.name, reason=str(error))
+                event(
+                    log, "job refused", level=logging.WARNING, job=rq_job.id, worker=self.name,
+                    reason=str(error),
+                )  # fmt: skip
             else:
                 self._refusing.refused(rq_job.id, str(error))
             refused = Refused(job=rq_job.id, worker=self.name, reason=str(error), again=again)
@@ -179,6 +183,20 @@ class WarmWorker(Worker):
         finally:
             self._orders.watch(None)
             self._heartbeat.beat(job=None, study=None)
+
+    def _is_ours(self, error: MessageError) -> bool:
+        """Whether a job that cannot be read speaks of this worker, and not of the job alone.
+
+        One that nobody has signed, or that has truly expired, would be refused by all.
+        """
+        if isinstance(error, BegunBefore):
+            return False
+        if isinstance(error, ForgedMessage):
+            return self._broker.other_secret()
+        if isinstance(error, ExpiredMessage):
+            seconds, _ = self.connection.time()
+            return abs(time.time() - seconds) > _CLOCK_TOLERANCE
+        return True
 
     def _read(self, payload: str, rq_job: RqJob) -> Job:
         """The job, once it is sure that it is the orchestrator's, and ours to begin.
