@@ -64,7 +64,9 @@ class Asking:
             self._waits = self._any_waits()
             return found
         self._study._thread_local.cached_all_trials = None  # what a sampler reads
-        trial = Trial(self._study, self._storage.create_new_trial(self._study._study_id))
+        # Through the study's own storage: on a database that is a cache, which has to know of it.
+        number = self._study._storage.create_new_trial(self._study._study_id)
+        trial = Trial(self._study, number)
         for name, distribution in space.items():
             trial._suggest(name, distribution)
         return trial
