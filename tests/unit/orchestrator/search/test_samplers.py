@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from justright.messages import Inspection
 from justright.search_space import SCHEDULES
@@ -22,6 +22,7 @@ from orchestrator.search.optuna.bisection import BisectionSampler
 from orchestrator.search.optuna.policy import OptunaPolicy
 from orchestrator.search.optuna.samplers import EndlessGrid, LearnsFromAll, start_rates
 from orchestrator.search.policy import SearchContext
+from orchestrator.search.space import search_space
 from orchestrator.storage import ledger
 from tests.helpers.twin import HORIZON, bowl
 
@@ -211,6 +212,19 @@ def test_a_diverged_trial_is_worth_less_than_all_others_yet_is_no_outlier() -> N
     assert told.pop(1) == bowl(5.0, 1) == 50.0  # its last finite loss, as Optuna keeps it
     assert max(told) < values.pop(1) < 2 * max(told)
     assert values == told
+
+
+def test_of_thousands_of_trials_a_sampler_learns_from_the_best_and_the_latest() -> None:
+    study = optuna.create_study()
+    space = search_space((1e-6, 10.0))
+    for number in range(1000):
+        loss = float((number * 7919) % 1000)  # each once, in no order
+        study.add_trial(create_trial(params={"lr": 0.1}, distributions=space, value=loss))
+    taught = LearnsFromAll(TPESampler(), uses_pruned=True)._lesson(study).get_trials()
+    losses = sorted(trial.value or 0.0 for trial in taught)
+    assert losses[:75] == [float(n) for n in range(75)], "a good one is not learned from"
+    assert len(taught) <= 200
+    assert {trial.number for trial in taught} >= set(range(875, 1000))
 
 
 # A pruner does not see the sampler, but in "auto", whose own pruner reads what the sampler wrote.
