@@ -21,7 +21,7 @@ unit: $(VENV)/dev.done
 	$(BIN)/python -m pytest -n 2 --dist worksteal --hypothesis-profile quick tests/unit
 
 test: $(VENV)/dev.done
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/dev.done
 	$(BIN)/ruff format --check .
