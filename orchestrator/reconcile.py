@@ -111,9 +111,7 @@ class Reconciler:
     def _take_up(self, name: str, study: optuna.Study) -> None:
         """Go on with a study of the ledger; one that cannot be taken up has failed."""
         try:
-            self._runs[name] = StudyRun(
-                study, self._ledger.storage, self._attempts, self._clock, self._make_policy
-            )
+            self._runs[name] = self._run_of(study)
         except self._guard.passes:
             raise
         except Exception as error:
@@ -126,14 +124,15 @@ class Reconciler:
         """A study that has ended, as the ledger has it; None: it cannot be read."""
         study = self._ledger.study(name)
         try:
-            return StudyRun(
-                study, self._ledger.storage, self._attempts, self._clock, self._make_policy
-            )
+            return self._run_of(study)
         except self._guard.passes:
             raise
         except Exception:
             log.exception("study %s cannot be read; it is left as it is", name)
             return None
+
+    def _run_of(self, study: optuna.Study) -> StudyRun:
+        return StudyRun(study, self._ledger.storage, self._attempts, self._clock, self._make_policy)
 
     def _active(self) -> list[StudyRun]:
         return [run for run in self._runs.values() if run.record.active]
@@ -154,7 +153,7 @@ class Reconciler:
             case Hello():
                 self._look_at_workers = 0.0
             case _:
-                known = self._runs.get(message.study)
+                known = self._runs.in_memory(message.study)
                 if known is not None and known.record.active:
                     self._guard(known, partial(known.apply, message), None)
 
@@ -261,12 +260,9 @@ class Reconciler:
     def _end_if_due(self, run: StudyRun) -> None:
         reason = self._guard(run, run.ending.reason, None)
         if reason is not None:
-            self._end(run, StudyState.COMPLETE, reason)
-
-    def _end(self, run: StudyRun, state: StudyState, reason: str) -> None:
-        """End a study now: what is running is told to stop and is pruned with what it has."""
-        self._guard(run, partial(run.finish, state, reason), None)
-        event(log, "study ended", study=run.name, state=run.record.state, reason=reason)
+            # What is running is told to stop and is pruned with what it has.
+            self._guard(run, partial(run.finish, StudyState.COMPLETE, reason), None)
+            event(log, "study ended", study=run.name, state=run.record.state, reason=reason)
 
     def _let_out(self, now: float) -> None:
         """Everything that rests on what was just committed."""

@@ -72,6 +72,10 @@ class CurrentAnswer:
             record.range,
         )
 
+    def done_share(self, policy: Policy | None) -> float:
+        """The share of the expected work that is done, as the search thinks; 0: there is none."""
+        return 0.0 if policy is None else self._lately("share", policy.done_share)
+
     def _failed(self) -> tuple[str, ...]:
         """That trials have failed beside others, and what the last one has failed of."""
         failures = [t.failure for t in self._trials if t.state == TrialState.FAILED and t.failure]

@@ -43,6 +43,10 @@ class KnownStudies(MutableMapping[str, StudyRun]):
     def __contains__(self, name: object) -> bool:
         return name in self._loaded or name in self._ended
 
+    def in_memory(self, name: str) -> StudyRun | None:
+        """The study unless it has ended: news that come late are no reason to read the ledger."""
+        return self._loaded.get(name)
+
     @property
     def names(self) -> list[str]:
         """Of all, those that have ended included."""

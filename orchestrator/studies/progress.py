@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.search.policy import Policy
+from collections.abc import Callable
+
 from orchestrator.studies.study_record import StudyRecord
 
 _ALMOST = 0.99  # before its end no study is done
@@ -14,10 +15,9 @@ class Progress:
     def __init__(self) -> None:
         self._shown = 0.0
 
-    def share(self, record: StudyRecord, policy: Policy | None) -> float:
-        """From 0 to 1. 1: it has ended."""
+    def share(self, record: StudyRecord, expected: Callable[[], float]) -> float:
+        """From 0 to 1. 1: it has ended. ``expected``: what the search thinks of one under way."""
         if not record.active:
             return 1.0
-        expected = policy.done_share() if policy is not None else 0.0
-        self._shown = max(self._shown, min(_ALMOST, expected))
+        self._shown = max(self._shown, min(_ALMOST, expected()))
         return self._shown

@@ -387,6 +387,8 @@ class StudyRun:
             total=self.search.total(len(self.trials)),
             horizon=self._answers.horizon,
             seconds=self.clock.elapsed,
-            progress=self._progress.share(self.record, self.search.policy),
+            progress=self._progress.share(
+                self.record, lambda: self._answers.done_share(self.search.policy)
+            ),
             note=note,
         )

@@ -60,7 +60,7 @@ time.time = lambda: _true() + 26 * 3600
 """
 
 GRACE = 3.0  # seconds
-SLACK = 20.0  # seconds beyond the grace: 5 on a machine that does nothing else
+SLACK = 5.0  # seconds beyond the grace
 
 
 @contextmanager

@@ -78,7 +78,9 @@ def test_a_service_needs_no_more_than_its_users_may(secure: SecureRedis, tmp_pat
         client("doctor")
         assert "digits" in client("status")
 
-        client("submit", DIGITS, "--name", "long", "--trials", "500")
+        # One that does not find its answer before all of this has been tried.
+        endless = ("--trials", "500", "--sampler", "random", "--pruner", "none")
+        client("submit", DIGITS, "--name", "long", *endless)
         broker = RedisBroker(connect(secure.url("client"), patient=False), SIGNER)
         await_true(lambda: trials(broker, "long") > 2)
         client("pause", "long")

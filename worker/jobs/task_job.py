@@ -103,7 +103,7 @@ class TaskJob:
         self._artifacts, self._checkpoint_every = artifacts, checkpoint_every
         self._failures = failures
         self._own_lanes = own_lanes
-        self._plan = _within(job.plan, own_lanes)
+        self._plan = job.plan
         self._until = min(job.until or trainer.epochs, trainer.epochs)
 
     def run(self, attempts: Sequence[Attempt]) -> None:
@@ -285,13 +285,6 @@ class TaskJob:
         if self._trainer.device.type == "cuda":
             torch.cuda.empty_cache()
         self._plan = self._plan.model_copy(update={"stack": max(1, stack)})
-
-
-def _within(plan: LanePlan, own_lanes: int | None) -> LanePlan:
-    """The plan, with stacks of no more lanes than the worker was started with."""
-    if own_lanes is None or plan.stack <= own_lanes:
-        return plan
-    return plan.model_copy(update={"stack": own_lanes})
 
 
 def next_group(running: Sequence[RunningTrial], plan: LanePlan) -> list[RunningTrial]:

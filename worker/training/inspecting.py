@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from justright.errors import TaskError
-from justright.messages import TrialWork
 from worker.lanes.own_state import changed, own_state
 from worker.lanes.randomness import seed_for
 from worker.lanes.trial import LOOKING_RATE, TrialTraining, for_a_look
 from worker.training.data import each_tensor, lonely_batch, samples
 from worker.training.natural_scale import natural_scale
-from worker.training.optimizers import hyperparameters, in_force
+from worker.training.optimizers import hyperparameters, in_force, make_optimizer
 from worker.training.settings import check_settings
 from worker.user_code.guard import user_code
 
@@ -95,11 +94,13 @@ def _check_rate(trainer: TaskTrainer, seed: int) -> None:
     Raises:
         TaskError: its rate is the same whatever it is given.
     """
+    trial = trainer.start(for_a_look(seed))
+    chosen = hyperparameters(trainer.task, trial.work)
     found: list[list[float]] = []
     # The rates of a look first; one that bounds its rate from below has two of the usual ones.
     for pair in (_LOOKING, _USUAL):
-        works = (TrialWork(number=0, lr=lr, seed=seed, attempt=1) for lr in pair)
-        found = [trainer.start(work).base_rates for work in works]
+        made = [make_optimizer(trainer.task, trial.model, lr, chosen) for lr in pair]
+        found = [[float(group["lr"]) for group in one.param_groups] for one in made]
         if found[0] != found[1]:
             return
     rates = ", ".join(f"{rate:g}" for rate in sorted(set(found[0])))

@@ -119,15 +119,16 @@ class FreezeThawPolicy(Policy):
     def done_share(self) -> float:
         """Epochs trained, of those that the planner expects to need, replicates included."""
         asked = self._asking.asked()
-        missing = self._asking.missing_replicates(asked) if self._settled() else []
         repeated = sum(len(t.intermediate_values) for t in asked) - sum(
             len(t.intermediate_values) for t in originals(asked)
         )
         assert self._inspection.epochs is not None
-        finalists = min(FINALISTS, self._spec.trials)
-        replicates = (self._spec.replicates - 1) * finalists * self._inspection.epochs
         if self._settled():
+            missing = self._asking.missing_replicates(asked)
             replicates = repeated + len(missing) * self._inspection.epochs
+        else:
+            finalists = min(FINALISTS, self._spec.trials)
+            replicates = (self._spec.replicates - 1) * finalists * self._inspection.epochs
         spent, expected = self._planner.outlook(self._curves(self._by_rate()))
         return (spent + repeated) / max(1.0, expected + replicates)
 
