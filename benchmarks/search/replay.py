@@ -4,9 +4,10 @@
 
 A study (``StudyRun`` with its trials and its policy, nothing of it made for this) gives jobs; what
 a worker would report is read from a file of curves instead. Regret of a rate: its lowest loss above
-the best rate's, over the median rate's above it, 1 where it diverged. Cost c: epochs trained, over
-the horizon. At each cost the recommendation counts: what the search would answer if it stopped.
-With lanes, *rounds* is the time if all lanes of a job run at once, in full trainings.
+the best rate's, over the median rate's above it, 1 where it diverged; of the mean over seeds, where
+the file has several. Cost c: epochs or steps trained, over the horizon. At each cost the
+recommendation counts: what the search would answer if it stopped. With lanes, *rounds* is the time
+if all lanes of a job run at once, in full trainings.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.search.replay_curves import CurvesError, CurveTask, read_tasks
+from benchmarks.search.curve_files import CurvesError
+from benchmarks.search.replay_curves import CurveTask, read_tasks
 from benchmarks.search.replay_policies import NAMES, PLAIN, SPECS
 from justright.lane_plan import LanePlan
 from justright.lifecycle import StudyState
@@ -40,7 +42,7 @@ from orchestrator.search.choosing import choose_policy
 from orchestrator.storage import ledger
 from orchestrator.studies.study_run import StudyRun
 
-COSTS = (0.5, 1, 2, 4, 8)
+COSTS = (0.25, 0.5, 1, 2, 4, 8)
 
 
 @dataclass

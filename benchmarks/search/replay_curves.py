@@ -1,14 +1,13 @@
 """Real learning curves, and what a rate is worth on them.
 
-A file is a gzipped JSON list of trainings, as ``make_curves`` writes it. Trainings that differ in
-nothing but rate and seed make one task. Its rates are those of its main seed, the most common one;
-other seeds repeat some of the rates.
+Trainings of a file (``curve_files.py``) that differ in nothing but rate and seed make one task. Its
+rates are those of its main seed, the most common one; other seeds repeat some of the rates, and
+where they do a rate is worth what its seeds are on average.
 """
 
 from __future__ import annotations
 
 import bisect
-import gzip
 import math
 import statistics
 import zlib
@@ -16,51 +15,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from benchmarks.search.curve_files import Curve, Training, read_trainings
 
 _FEWEST = 4  # rates with a whole curve, below which a task tells nothing
-
-Curve = tuple[float, ...]  #: Losses from before training on to the horizon; inf where not finite.
-
-
-class CurvesError(Exception):
-    """A file of curves that cannot be used; says why."""
-
-
-class Training(BaseModel):
-    """One entry of a file."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    problem: str
-    optimizer: str
-    schedule: str = "constant"
-    batch_size: int
-    num_epochs: int = Field(ge=1)
-    lr: float = Field(gt=0, allow_inf_nan=False)
-    seed: int
-    loss: tuple[float | None, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _not_too_long(self) -> Training:
-        if len(self.loss) > self.num_epochs + 1:
-            raise ValueError(f"{len(self.loss)} losses, expected at most num_epochs + 1")
-        return self
-
-    @property
-    def task(self) -> str:
-        return (
-            f"{self.problem}/{self.optimizer}/{self.schedule}/b{self.batch_size}/e{self.num_epochs}"
-        )
-
-    @property
-    def curve(self) -> Curve:
-        """All epochs; those that a diverged training has not reached are inf."""
-        finite = [x is not None and math.isfinite(x) for x in self.loss]
-        losses = [
-            float(x or 0.0) if ok else math.inf for x, ok in zip(self.loss, finite, strict=True)
-        ]
-        return tuple(losses + [math.inf] * (self.num_epochs + 1 - len(losses)))
 
 
 def quality(curve: Curve) -> float:
@@ -74,7 +31,7 @@ class CurveTask:
     def __init__(self, name: str, trainings: Sequence[Training]) -> None:
         """``trainings`` are all of one task."""
         self.name = name
-        self.horizon = trainings[0].num_epochs
+        self.horizon = len(trainings[0].curve) - 1
         seeds = Counter(training.seed for training in trainings)
         self._seed = min(seeds, key=lambda seed: (-seeds[seed], seed))
         main = {t.lr: t.curve for t in trainings if t.seed == self._seed}
@@ -83,7 +40,8 @@ class CurveTask:
         self._curves = [main[rate] for rate in self.rates]
         others = [t for t in trainings if t.seed != self._seed]
         self._others = {(t.lr, t.seed): t.curve for t in others}
-        qualities = [quality(curve) for curve in self._curves]
+        qualities = [self._mean_quality(i) for i in range(len(self.rates))]
+        self._means = qualities
         whole = [value for value in qualities if math.isfinite(value)]
         self.best = min(whole, default=math.inf)
         median = statistics.median(qualities)
@@ -124,6 +82,26 @@ class CurveTask:
             return self._curves[nearest]
         return tuple((1 - share) * a + share * b for a, b in zip(cold, hot, strict=True))
 
+    def _mean_quality(self, index: int) -> float:
+        """Of a rate of the file, over its seeds; inf if any of them diverged."""
+        again = self.other_seeds(self.rates[index])
+        return statistics.fmean(map(quality, [self._curves[index], *again]))
+
+    def worth(self, lr: float) -> float:
+        """The mean quality of a rate: its curve's own, moved by as much as the mean over seeds lies
+        above the main seed at the rates beside it."""
+        place = math.log(lr)
+        above = min(max(bisect.bisect_left(self._logs, place), 1), len(self._logs) - 1)
+        below = max(0, above - 1)
+        width = self._logs[above] - self._logs[below] or 1.0
+        share = min(1.0, max(0.0, (place - self._logs[below]) / width))
+        mains = [quality(self._curves[i]) for i in (below, above)]
+        means = [self._means[i] for i in (below, above)]
+        if math.inf in means:
+            return means[0] if share <= 0.5 else means[1]
+        off = [mean - main for mean, main in zip(means, mains, strict=True)]
+        return quality(self.curve(lr)) + (1 - share) * off[0] + share * off[1]
+
     def _replicate(self, index: int, other: int) -> tuple[float, int]:
         return self.rates[index], self._seed + other
 
@@ -138,12 +116,13 @@ class CurveTask:
         return [curve for (rate, _), curve in self._others.items() if rate == lr]
 
     def regret(self, lr: float | None) -> float:
-        """What is lost by this rate: 0 for the best of the file, 1 for its median and worse.
+        """What is lost by this rate: 0 for the best of the file, 1 for its median and worse; by its
+        mean, where the file has several seeds of it.
 
         The scale is the median over the rates, a diverged one being worse than all others. If
         more than half of them diverged it is the worst of those that did not.
         """
-        worth = math.inf if lr is None else quality(self.curve(lr))
+        worth = math.inf if lr is None else self.worth(lr)
         if not math.isfinite(worth):
             return 1.0
         return min(1.0, (worth - self.best) / (self.median - self.best))
@@ -160,25 +139,7 @@ def read_tasks(path: Path) -> list[CurveTask]:
     Raises:
         CurvesError: it cannot be read, or is no list of trainings.
     """
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except OSError as error:  # gzip's own among them
-        raise CurvesError(f"cannot read {path}: {error.strerror or error}") from None
-    except (EOFError, zlib.error) as error:
-        raise CurvesError(f"cannot read {path}: {error}") from None
-    try:
-        trainings = _ENTRIES.validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise CurvesError(
-            f"{path} is no list of trainings: {where}: {first['msg']}. "
-            "Expected what benchmarks.search.make_curves writes."
-        ) from None
-    return tasks_of(trainings)
-
-
-_ENTRIES = TypeAdapter(list[Training])
+    return tasks_of(read_trainings(path))
 
 
 def tasks_of(trainings: Sequence[Training]) -> list[CurveTask]:
