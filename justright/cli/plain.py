@@ -63,6 +63,7 @@ class LineView:
 
 
 _TENTHS = 10
+_ONE_RATE = 1.001  # from one end of a band to the other, at most, where it is one rate
 
 
 def _line(trial: TrialView, snapshot: Snapshot) -> str:
@@ -107,7 +108,12 @@ def print_answer(snapshot: Snapshot, console: Console | None = None) -> None:
     if answer.metric:
         out.print(f"read as the loss    {escape(answer.metric)}")
     if answer.plateau:
-        out.print(f"as good from        {answer.plateau[0]:.3g} to {answer.plateau[1]:.3g}")
+        low, high = answer.plateau
+        band = f"{low:.3g} to {high:.3g}" if high / low > _ONE_RATE else "no other rate, for sure"
+        out.print(f"as good from        {band}")
+    if answer.uncertain:
+        low, high = answer.uncertain
+        out.print(f"the best may lie    {low:.3g} to {high:.3g}")
     if answer.edge_of_stability:
         out.print(f"diverges from       {answer.edge_of_stability:.3g}")
     if answer.importance:

@@ -77,6 +77,8 @@ class Answer(BaseModel):
     advice: tuple[str, ...] = ()  #: What follows from it, in sentences.
     warnings: tuple[str, ...] = ()  #: What was found to be odd on the way, in sentences.
     metric: str = ""  #: The name by which a program's losses were read; "": it has none.
+    uncertain: tuple[float, float] | None = None
+    """The rates among which the best one may be; None: the search does not tell."""
 
 
 class Snapshot(Message):

@@ -259,6 +259,9 @@ def as_note(answer: Answer, task: str) -> str:
         lines.append(f"* loss, 95 % interval: {low:.4g} to {high:.4g}")
     if answer.plateau:
         lines.append(f"* plateau: {answer.plateau[0]:.3g} to {answer.plateau[1]:.3g}")
+    if answer.uncertain:
+        low, high = answer.uncertain
+        lines.append(f"* the best may lie anywhere from {low:.3g} to {high:.3g}")
     if answer.edge_of_stability:
         lines.append(f"* edge of stability: {answer.edge_of_stability:.3g}")
     lines += [f"* {name}: {value}" for name, value in answer.params.items()]

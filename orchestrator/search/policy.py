@@ -65,7 +65,8 @@ class Suggestion:
 class Estimate:
     """What a search knows of its answer beyond the trials that have come to their end."""
 
-    plateau: tuple[float, float]  #: The rates that may be as good.
+    plateau: tuple[float, float]  #: The rates that are safe: as good, for all that is known.
+    uncertain: tuple[float, float]  #: The rates among which the best one may be.
     deviation: float  #: Half of a 95 % interval of one training's loss about the mean over seeds.
 
 

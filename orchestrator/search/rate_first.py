@@ -215,8 +215,13 @@ class RateFirstPolicy(Policy):
         known = self._rate.estimate(best, loss, self._base)
         if known is None:
             return None
-        low, high = known.plateau
-        return replace(known, plateau=(low * lr / best, high * lr / best))
+        shift = lr / best
+        (low, high), (coldest, hottest) = known.plateau, known.uncertain
+        return replace(
+            known,
+            plateau=(low * shift, high * shift),
+            uncertain=(coldest * shift, hottest * shift),
+        )
 
 
 def base_values(beside: Distributions, details: Mapping[str, Any]) -> dict[str, Any]:

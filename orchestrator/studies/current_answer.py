@@ -114,7 +114,10 @@ class CurrentAnswer:
         expected = self._lately("estimate", ask, answer.best_lr)
         if expected is None:
             return answer
-        changes: dict[str, Any] = {"plateau": expected.plateau}
+        changes: dict[str, Any] = {
+            "plateau": expected.plateau,
+            "uncertain": expected.uncertain,
+        }
         if answer.loss_interval is None:
             half = expected.deviation
             changes["loss_interval"] = (answer.loss - half, answer.loss + half)

@@ -19,7 +19,7 @@ MUTATIONS = (
         "spread * gained)", "spread * gained / 3)", (_TABLES,),
     ),
     Mutation(
-        "the plateau needs more chance", _POLICY, "_CHANCE = 0.12", "_CHANCE = 0.6", (_TABLES,),
+        "the plateau needs less chance", _POLICY, "_SAFE = 0.9", "_SAFE = 0.2", (_TABLES,),
     ),
     Mutation(
         "failed rates are not closed", _POLICY,

@@ -79,13 +79,19 @@ class Forecast:
     def _place(self, decades: float) -> int:
         return int(np.argmin(np.abs(self.grid - decades)))
 
-    def plateau(self, decades: float, share: float, chance: float) -> tuple[float, float]:
-        """The band around a rate in which others may be as good: with at least that chance they
-        end worse by no more than this share of the whole progress. In decades."""
+    def band(
+        self, decades: float, share: float, chance: float, *, or_noise: bool = False
+    ) -> tuple[float, float]:
+        """The band around a rate in which others are as good: with at least that chance they end
+        worse by no more than this share of the whole progress. In decades.
+
+        ``or_noise``: or by no more than the noise from seed to seed, where that is more.
+        """
         place = self._place(decades)
         own = self.progress[:, place, None]
+        slack = (np.maximum(share, self.noise) if or_noise else np.full(len(own), share))[:, None]
         with np.errstate(invalid="ignore"):
-            as_good = (self.progress >= own - share).mean(0) >= chance
+            as_good = (self.progress >= own - slack).mean(0) >= chance
         low = high = place
         while low > 0 and as_good[low - 1]:
             low -= 1

@@ -36,7 +36,8 @@ from orchestrator.storage import ledger
 _REPORTED = 0.5  # share of the first rates that must have reported before any goes on
 _FEW = 16  # rates that a search begins, about
 _SURE = 0.9  # share of like tasks' noise in the interval: on other tasks it holds 95 % or more
-_CHANCE = 0.12  # that it is, from which on it belongs to the plateau
+_SAFE = 0.9  # chance that a rate is as good, from which on it belongs to the plateau ...
+_CHANCE = 0.12  # ... and to the rates among which the best one may be
 
 
 class FreezeThawPolicy(Policy):
@@ -217,12 +218,18 @@ class FreezeThawPolicy(Policy):
         if not curves:
             return None
         forecast, place = self._planner.forecast(curves), math.log10(lr)
-        low, high = forecast.plateau(place, PLATEAU_SHARE, _CHANCE)
-        alive = [x for x, curve in curves.items() if not curve.diverged]
-        low, high = max(low, min(alive, default=place)), min(high, max(alive, default=place))
+        safe = forecast.band(place, PLATEAU_SHARE, _SAFE, or_noise=True)
+        uncertain = forecast.band(place, PLATEAU_SHARE, _CHANCE)
         spread = forecast.deviation(np.random.default_rng(self._spec.seed), _SURE)
         gained = max((self._inspection.initial_loss or loss) - loss, 0.0)
-        return Estimate((min(lr, 10**low), max(lr, 10**high)), spread * gained)
+        tried = [x for x, curve in curves.items() if not curve.diverged]
+        coldest, hottest = min(tried, default=place), max(tried, default=place)
+
+        def rates(band: tuple[float, float]) -> tuple[float, float]:
+            low, high = max(band[0], coldest), min(band[1], hottest)
+            return min(lr, 10**low), max(lr, 10**high)
+
+        return Estimate(rates(safe), rates(uncertain), spread * gained)
 
     def recommend(self) -> dict[str, Any] | None:
         rate = self.best_rate

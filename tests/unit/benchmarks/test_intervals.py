@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks.search.intervals import Check, main, summary
 
-
 HORIZON = 30
 
 

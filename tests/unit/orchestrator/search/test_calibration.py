@@ -33,7 +33,7 @@ NEAR = 0.1  # share by which a figure may lie beside the one in the table
 # -- the default search on the bowl of the twin workers, by seed -----------------------------------
 
 BOWL = {
-    #     rate, half of the interval, decades of the plateau, epochs in all
+    #     rate, half of the interval, decades of the uncertain band, epochs in all
     0: (0.0501, 0.0919, 1.5, 34),
     1: (0.0501, 0.1295, 1.7, 39),
     2: (0.0398, 0.1229, 1.6, 43),
@@ -48,10 +48,16 @@ def test_what_the_default_search_answers_and_costs(tmp_path: Path, seed: int) ->
     assert answer is not None
     assert answer.loss_interval is not None
     assert answer.plateau is not None
+    assert answer.uncertain is not None
     half = (answer.loss_interval[1] - answer.loss_interval[0]) / 2
-    decades = np.log10(answer.plateau[1] / answer.plateau[0])
+    decades = np.log10(answer.uncertain[1] / answer.uncertain[0])
     expected = BOWL[seed]
     assert answer.best_lr == pytest.approx(expected[0], rel=NEAR)
+    # What is safe to pick lies well within what is possible.
+    assert answer.best_lr is not None
+    assert answer.uncertain[0] <= answer.plateau[0] <= answer.best_lr * (1 + 1e-6)
+    assert answer.best_lr * (1 - 1e-6) <= answer.plateau[1] <= answer.uncertain[1]
+    assert np.log10(answer.plateau[1] / answer.plateau[0]) < decades / 2
     assert half == pytest.approx(expected[1], rel=NEAR)
     assert decades == pytest.approx(expected[2], abs=0.11)
     assert answer.epochs == pytest.approx(expected[3], rel=NEAR)
