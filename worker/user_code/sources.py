@@ -22,17 +22,19 @@ class Sources:
     """Remembers each module of the user's as it was when this process loaded it."""
 
     def __init__(self) -> None:
-        self._before = set(sys.modules)
+        self._others = set(sys.modules)  # modules that are not the user's, by name
         self._stamps: dict[str, float] = {}
         self._prints: dict[str, str] = {}
 
     def remember(self) -> None:
         """Note the state of all of the user's modules that are loaded now."""
         for name, module in list(sys.modules.items()):
-            if name in self._before:  # torch alone has thousands
+            if name in self._others:  # torch alone has thousands, and this is asked for each job
                 continue
             path = getattr(module, "__file__", None)
-            if path and path not in self._stamps and is_users(path):
+            if path and not is_users(path):
+                self._others.add(name)
+            elif path and path not in self._stamps:
                 self._stamps[path] = _stamp(path)
                 self._prints[path] = fingerprint(Path(path))
 
