@@ -33,9 +33,9 @@ import optuna
 from benchmarks.search.curve_files import CurvesError
 from benchmarks.search.replay import Replay
 from benchmarks.search.replay_curves import CurveTask, quality, read_tasks
+from orchestrator.search.policy import PLATEAU_SHARE
 
 _STEP = 0.1  # decades between the rates that are looked at
-_GOOD = 0.01  # of the scale
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def check(task: CurveTask, seed: int) -> Check | None:
         held = off <= (top - bottom) / 2
     scale = max((task.initial_loss or answer.loss) - task.best, 1e-12)
     noise = statistics.stdev(others) if len(others) > 2 else 0.0
-    enough = task.best + max(_GOOD * scale, noise)
+    enough = task.best + max(PLATEAU_SHARE * scale, noise)
     best = min(task.rates, key=task.worth)
     true = _around(task, best, enough)
     low, high = (math.log10(end) for end in answer.plateau)

@@ -89,7 +89,7 @@ class Forecast:
         """
         place = self._place(decades)
         own = self.progress[:, place, None]
-        slack = (np.maximum(share, self.noise) if or_noise else np.full(len(own), share))[:, None]
+        slack = np.maximum(share, self.noise * or_noise)[:, None]
         with np.errstate(invalid="ignore"):
             as_good = (self.progress >= own - slack).mean(0) >= chance
         low = high = place
