@@ -26,7 +26,8 @@ class TaskRef(BaseModel):
     """Where the user's training is: a Python object, or a command line.
 
     ``target`` is ``/absolute/file.py:Name`` or ``package.module:Name``. ``command`` is an argument
-    vector in which ``{lr}``, ``{seed}``, ``{epochs}`` and ``{trial}`` are filled in.
+    vector in which ``{lr}``, ``{seed}``, ``{epochs}``, ``{steps}`` and ``{trial}``
+    are filled in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,7 +78,8 @@ class StudySpec(BaseModel):
     task: TaskRef
     lr: tuple[float, float] | None = None  #: None: DEFAULT_LR, and the search may widen it.
     trials: int = Field(default=30, ge=1)
-    epochs: int | None = Field(default=None, ge=1)  #: None: the task's own horizon.
+    epochs: int | None = Field(default=None, ge=1)  #: None: the task's own horizon ...
+    steps: int | None = Field(default=None, ge=1)  #: ... in optimizer steps; one of the two.
     timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)  #: seconds
     target: float | None = Field(default=None, allow_inf_nan=False)  #: A loss that is good enough.
     sampler: SamplerName = "auto"
@@ -95,7 +97,15 @@ class StudySpec(BaseModel):
     """An earlier study of a similar task, near whose answer the search begins; or a rate."""
 
     @field_validator(
-        "trials", "epochs", "timeout", "target", "replicates", "seed", "stall", mode="before"
+        "trials",
+        "epochs",
+        "steps",
+        "timeout",
+        "target",
+        "replicates",
+        "seed",
+        "stall",
+        mode="before",
     )
     @classmethod
     def _refuse_truth(cls, value: Any) -> Any:
@@ -191,9 +201,15 @@ def make_spec(values: Mapping[str, Any]) -> StudySpec:
         UsageError: an unknown key, or a value out of its range; all of them in one message.
     """
     try:
-        return StudySpec.model_validate(dict(values))
+        spec = StudySpec.model_validate(dict(values))
     except ValidationError as error:
         raise UsageError("\n".join(_explain(item) for item in error.errors())) from None
+    if spec.epochs is not None and spec.steps is not None:
+        raise UsageError(
+            f"found both --epochs {spec.epochs} and --steps {spec.steps}, expected one of them: "
+            "either is the length of a full training"
+        )
+    return spec
 
 
 def _explain(item: Any) -> str:

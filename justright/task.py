@@ -39,6 +39,12 @@ class Task:
 
     #: The horizon: how many passes over the training data a full training makes.
     epochs: int = 10
+    #: The horizon in optimizer steps (batches) instead. Needed where the training data have no
+    #: length. None: ``epochs`` counts.
+    steps: int | None = None
+    #: Optimizer steps between two evaluations on all of the validation data; None: at the end of
+    #: each epoch. In between the search looks at a fixed part of them, where it needs to.
+    evaluate_every: int | None = None
     #: Samples in a batch. Ignored where ``train_data`` returns a DataLoader.
     batch_size: int = 64
     #: "sgd" (momentum 0.9), "adam", "adamw", a callable (parameters, lr) -> Optimizer, or a method
@@ -95,7 +101,8 @@ class Task:
 
     def train_data(self) -> Any:
         """Training data: a pair of tensors (inputs, targets) of equal first dimension, a Dataset
-        of (input, target) pairs, or a DataLoader of such batches."""
+        of (input, target) pairs, or a DataLoader of such batches. An IterableDataset may be without
+        a length, where ``steps`` is set."""
         raise NotImplementedError(f"{type(self).__name__} must define train_data()")
 
     def validation_data(self) -> Any:

@@ -90,6 +90,7 @@ class Training(BaseModel):
     lr: float
     seed: int
     curve: Curve
+    by_steps: bool = False  #: Of a file by steps: its points are no epochs.
 
 
 def read_trainings(path: Path) -> list[Training]:
@@ -140,7 +141,12 @@ def _of_task(
 
 def _training(entry: _Entry, curve: Curve) -> Training:
     return Training(
-        task=entry.task, problem=entry.problem, lr=entry.lr, seed=entry.seed, curve=curve
+        task=entry.task,
+        problem=entry.problem,
+        lr=entry.lr,
+        seed=entry.seed,
+        curve=curve,
+        by_steps=entry.num_steps is not None,
     )
 
 

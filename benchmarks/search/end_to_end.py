@@ -76,7 +76,8 @@ class Truth:
         found = []
         for seed in _OTHERS:
             curves = train_together(trainer, [(10**x, seed) for x in places])
-            whole = [len(curve) == trainer.epochs + 1 for curve in curves]
+            laps = trainer.steps // (trainer.horizon.lap or trainer.steps)
+            whole = [len(curve) == laps + 1 for curve in curves]
             found.append(
                 [
                     min(v for v in curve if v is not None) if ok else math.inf
@@ -113,21 +114,21 @@ def with_optuna(
     trainer: TaskTrainer, pruner: optuna.pruners.BasePruner, seed: int, trials: int
 ) -> tuple[float, float, float]:
     """The same of a study as Optuna's users write it."""
-    epochs = 0
+    steps = 0
 
     def objective(trial: optuna.Trial) -> float:
-        nonlocal epochs
+        nonlocal steps
         lr = trial.suggest_float("lr", LOW, HIGH, log=True)
         training = trainer.start(TrialWork(number=0, lr=lr, seed=seed, attempt=1))
         lowest = math.inf
-        while training.epoch < trainer.epochs:
+        while training.mark < trainer.steps:
+            before = training.step
             result = trainer.train_epoch(training)
-            assert result is not None
-            epochs += 1
+            steps += training.step - before
             if result.diverged or result.loss is None:
                 raise optuna.TrialPruned
             lowest = min(lowest, result.loss)
-            trial.report(result.loss, training.epoch)
+            trial.report(result.loss, result.step)
             if trial.should_prune():
                 raise optuna.TrialPruned
         return lowest
@@ -136,7 +137,7 @@ def with_optuna(
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed), pruner=pruner)
     study.optimize(objective, n_trials=trials)
     seconds = time.perf_counter() - began
-    return study.best_params["lr"], epochs / trainer.epochs, seconds
+    return study.best_params["lr"], steps / trainer.steps, seconds
 
 
 def compare(example: str, seeds: int, trials: int) -> list[Row]:

@@ -46,7 +46,7 @@ def train(trainer: TaskTrainer, lr: float, seed: int = 0) -> Curve:
     """Train to the horizon, or until the loss diverges."""
     trial = trainer.start(TrialWork(number=0, lr=lr, seed=seed, attempt=1))
     losses: list[float] = []
-    while trial.epoch < trainer.epochs:
+    while trial.mark < trainer.steps:
         result = trainer.train_epoch(trial)
         assert result is not None  # nothing interrupts it
         losses.append(math.inf if result.diverged or result.loss is None else result.loss)

@@ -73,7 +73,8 @@ def tune(target: str, seed: int, options: tuple[str, ...]) -> tuple[dict[str, An
 def worth(trainer: TaskTrainer, lr: float, params: dict[str, Any]) -> float:
     """The mean lowest loss of full trainings; what diverges counts as untrained."""
     curves = [train_together(trainer, [(lr, seed)], params)[0] for seed in _OTHERS]
-    ended = [None not in c and len(c) == trainer.epochs + 1 for c in curves]
+    laps = trainer.steps // (trainer.horizon.lap or trainer.steps)
+    ended = [None not in c and len(c) == laps + 1 for c in curves]
     assert trainer.initial_loss is not None
     return statistics.fmean(
         min(v for v in curve if v is not None) if whole else trainer.initial_loss

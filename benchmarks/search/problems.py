@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from sklearn import datasets
@@ -22,7 +22,10 @@ from benchmarks.search.deep_problems import (
     Variational,
     VariationalMean,
 )
+from benchmarks.search.language_problems import Characters, FineTune, FineTuneWhole, Words
 from benchmarks.search.problem_data import Pair, Problem, mlp, noisy, split
+
+T = TypeVar("T")
 
 
 class Regression(Problem):
@@ -293,7 +296,16 @@ class Entry:
 
     task: type[Problem]
     side: str  #: "fit" or "test".
-    long: bool = False  #: Whether it is trained for long horizons as well.
+    long: bool = False  #: Whether it is trained for long horizons as well ...
+    short: bool = False  #: ... or for short ones only.
+
+    def settings(
+        self, usual: tuple[T, ...], long: tuple[T, ...], short: tuple[T, ...]
+    ) -> tuple[T, ...]:
+        """How it is trained, of those that there are."""
+        if self.short:
+            return short
+        return (*usual, *long) if self.long else usual
 
 
 PROBLEMS: dict[str, Entry] = {
@@ -320,4 +332,8 @@ PROBLEMS: dict[str, Entry] = {
     "quadratic": Entry(Quadratic, "fit"),
     "factors": Entry(Factors, "fit"),
     "variational_mean": Entry(VariationalMean, "fit", long=True),
+    "characters": Entry(Characters, "fit", short=True),
+    "words": Entry(Words, "test", short=True),
+    "fine_tune": Entry(FineTune, "fit", short=True),
+    "fine_tune_whole": Entry(FineTuneWhole, "test", short=True),
 }

@@ -100,8 +100,9 @@ class Replay:
         job = self._run.next_job(self._lanes, 1, _new_id)
         assert job is not None
         plan = LanePlan(lanes=self._lanes)
+        length = "steps" if self._task.by_steps else "epochs"
         about: dict[str, Any] = {
-            "epochs": self._task.horizon,
+            length: self._task.horizon,
             "initial_loss": self._task.initial_loss,
         }
         self._run.apply(Inspection(study=job.study, job=job.id, plan=plan, **about))
@@ -149,24 +150,26 @@ class Replay:
         return self._task.regret((found or {}).get("lr"))
 
     def _train(self, job: TrainJob) -> None:
-        """Answer as a worker would, epoch by epoch; trials that are behind catch up first."""
+        """Answer as a worker would, mark by mark; trials that are behind catch up first."""
         horizon = self._task.horizon
         until = job.until or horizon
         numbers = tuple((work.number, work.attempt) for work in job.trials)
         self._run.apply(Started(study=job.study, job=job.id, worker="w", trials=numbers))
         curves = {w.number: self._task.curve(w.lr, w.seed - self._seed) for w in job.trials}
-        first = min(self._steps.get(work.number, 0) for work in job.trials)
+        before = min(self._steps.get(work.number, 0) for work in job.trials)
         left = list(job.trials)
-        for step in range(first + 1, until + 1):
+        for step in (m for m in job.marks or range(1, until + 1) if before < m <= until):
             if not left:
                 break
-            self._rounds += 1
+            self._rounds += step - before
+            before = step
             ended = set()
             for work in left:
-                if self._steps.get(work.number, 0) >= step:
+                come = self._steps.get(work.number, 0)
+                if come >= step:
                     continue
                 self._steps[work.number] = step
-                self._epochs += 1
+                self._epochs += step - come
                 loss = curves[work.number][step]
                 ids: dict[str, Any] = {
                     "study": job.study,

@@ -32,6 +32,7 @@ class CurveTask:
         """``trainings`` are all of one task."""
         self.name = name
         self.horizon = len(trainings[0].curve) - 1
+        self.by_steps = trainings[0].by_steps  #: Else each point of a curve is an epoch.
         seeds = Counter(training.seed for training in trainings)
         self._seed = min(seeds, key=lambda seed: (-seeds[seed], seed))
         main = {t.lr: t.curve for t in trainings if t.seed == self._seed}

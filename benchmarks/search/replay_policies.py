@@ -27,9 +27,9 @@ class Plain(Policy):
     """Spread rates, all for one epoch; how they go on is for the subclasses to say."""
 
     def __init__(self, context: SearchContext) -> None:
-        assert context.inspection.epochs is not None
+        assert context.inspection.horizon is not None
         self._study, self._seed = context.study, context.spec.seed
-        self._horizon = context.inspection.epochs
+        self._horizon = context.inspection.horizon
         self.restrict_range(context.lr_range)
 
     def restrict_range(self, lr_range: tuple[float, float]) -> None:

@@ -105,7 +105,7 @@ def trial_table(snapshot: Snapshot, rows: int | None = None) -> Table:
     """By number: all trials, or as many: the best, those that run, the latest that ended."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     beside = sorted({name for trial in snapshot.trials for name in trial.params})
-    for name in ("trial", "lr", *beside, "state", "epoch", "loss", "best"):
+    for name in ("trial", "lr", *beside, "state", snapshot.unit, "loss", "best"):
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     table.add_column("curve", no_wrap=True)
     table.add_column("why", min_width=_NARROWEST)
@@ -122,7 +122,7 @@ def trial_table(snapshot: Snapshot, rows: int | None = None) -> Table:
             f"{trial.lr:.3g}",
             *(setting_text(trial.params.get(name, "")) for name in beside),
             state_text(trial),
-            f"{trial.step}/{snapshot.horizon or '?'}",
+            snapshot.place(trial.step),
             "" if trial.loss is None else f"{trial.loss:.4g}",
             "" if trial.best is None else f"{trial.best:.4g}",
             sparkline(trial.losses),

@@ -71,7 +71,7 @@ def _line(trial: TrialView, snapshot: Snapshot) -> str:
         f"trial {trial.number:>3}",
         f"lr {trial.lr:<9.3g}",
         f"{state_text(trial):<8}",
-        f"epoch {trial.step}/{snapshot.horizon or '?'}",
+        f"{snapshot.unit} {snapshot.place(trial.step)}",
     ]
     if trial.best is not None:
         parts.append(f"loss {trial.best:.4g}")
@@ -134,10 +134,11 @@ def summary(answer: Answer) -> str:
     """One line on what it took."""
     counts = answer.trials
     full = f" = {answer.full_trainings:g} full trainings" if answer.full_trainings else ""
+    trained = f"{answer.epochs:g} epochs{full}"
     reason = f", ended by: {answer.reason}" if answer.reason else ""
     return (
         f"study {answer.study}: {counts['complete']} trials complete, {counts['pruned']} pruned "
-        f"({counts['diverged']} diverged), {counts['failed']} failed; {answer.epochs} epochs{full} "
+        f"({counts['diverged']} diverged), {counts['failed']} failed; {trained} "
         f"in {answer.seconds:.1f} s{reason}"
     )
 

@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  #: The newest that is read. 2: a job that counts in optimizer steps.
+FIRST_VERSION, STEPS_VERSION = 1, 2
 
 
 # What is not finite would be written as null, and could not be read again.
@@ -20,7 +21,7 @@ class Message(BaseModel):
 
     model_config: ClassVar[ConfigDict] = DATA
 
-    v: int = Field(default=SCHEMA_VERSION, ge=1, le=SCHEMA_VERSION)
+    v: int = Field(default=FIRST_VERSION, ge=1, le=SCHEMA_VERSION)
 
     def encode(self) -> str:
         """The message as one line of JSON."""

@@ -9,8 +9,11 @@ from pydantic import Field
 
 from justright.failures import Failure
 from justright.lane_plan import LanePlan
+from justright.marks import marks
 from justright.messages.base import Loss, Message
 from justright.spec import Scalar
+
+_FEW_LAPS = 4  # epochs, below which their ends alone tell a pruner too little
 
 
 class Hello(Message):
@@ -27,7 +30,9 @@ class Inspection(Message):
     study: str
     job: str
     kind: Literal["task", "objective", "command"] = "task"
-    epochs: int | None = None
+    epochs: int | None = None  #: As the user counts a full training; None: not in epochs.
+    steps: int | None = None  #: Optimizer steps of a full training; None: its epochs are its steps.
+    lap: int | None = None  #: Steps between two evaluations on all held-out data; None: none.
     initial_loss: Loss = None  #: Validation loss before any training.
     search_schedule: bool = False  #: The task wants its schedule searched as well.
     details: dict[str, Scalar] = Field(default_factory=dict)
@@ -38,6 +43,34 @@ class Inspection(Message):
     worker: str = ""  #: Who looked.
     #: Fingerprints of the user's code and files, by path seen from the task's folder.
     sources: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def horizon(self) -> int | None:
+        """The step at which a full training ends; None: nobody knows."""
+        return self.epochs if self.steps is None else self.steps
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """The steps at which trials may be compared; none: nobody knows the horizon."""
+        if self.horizon is None:
+            return ()
+        return marks(self.horizon, 1 if self.steps is None else self.lap)
+
+    @property
+    def coarse_marks(self) -> tuple[int, ...]:
+        """Those of them at which trials are compared that train on until they are stopped: the ends
+        of epochs, unless these are very few."""
+        if self.horizon is None or self.steps is None or self.lap is None:
+            return self.marks
+        if self.horizon < _FEW_LAPS * self.lap:
+            return self.marks
+        return tuple(m for m in self.marks if m % self.lap == 0 or m == self.horizon)
+
+    @property
+    def epoch_steps(self) -> float:
+        """Steps of what the user counts a training in: an epoch, or a step."""
+        counted = self.steps is not None and self.epochs is not None
+        return self.steps / self.epochs if counted else 1.0  # type: ignore[operator]
 
 
 class Space(Message):
@@ -61,7 +94,7 @@ class Started(Message):
 
 
 class Report(Message):
-    """The losses after one step (an epoch) of one trial."""
+    """The losses of one trial at one of its steps."""
 
     type: Literal["report"] = "report"
     study: str
@@ -70,7 +103,7 @@ class Report(Message):
     step: int = Field(ge=0)
     loss: Loss
     train_loss: Loss = None
-    seconds: float = 0.0  #: Training time of this step.
+    seconds: float = 0.0  #: Training time since the report before.
 
 
 class OutcomeKind(StrEnum):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from justright.lane_plan import LanePlan
-from justright.messages.base import DATA, Message
+from justright.messages.base import DATA, STEPS_VERSION, Message
 from justright.spec import Scalar, TaskRef
 
 
@@ -41,6 +41,15 @@ class _Job(Message):
     """The folder of the study's checkpoints within the artifacts; "": it keeps none."""
     stall: float | None = Field(default=None, gt=0)  #: Seconds without a sign of life to wait.
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_steps(cls, fields: Any) -> Any:
+        """A job that counts in steps is of a version that a worker of the first edition refuses: it
+        would take them for epochs."""
+        if isinstance(fields, dict) and (fields.get("marks") or fields.get("steps")):
+            return {"v": STEPS_VERSION} | fields
+        return fields
+
     def encode(self) -> str:
         return self.model_dump_json(by_alias=True)
 
@@ -48,8 +57,12 @@ class _Job(Message):
 class TrainJob(_Job):
     """Train these trials until a step, each from its last checkpoint if it has one."""
 
-    epochs: int | None = Field(default=None, ge=1)  #: The horizon; None: the task's own.
+    epochs: int | None = Field(default=None, ge=1)  #: The horizon; None: the task's own ...
+    steps: int | None = Field(default=None, ge=1)  #: ... in optimizer steps.
     until: int | None = Field(default=None, ge=1)  #: The step to stop at; None: the horizon.
+    marks: tuple[int, ...] = ()
+    """Optimizer steps at which losses are taken. None: at the end of each epoch, and epochs are
+    what ``until`` and all reports count, as in the first edition."""
     seed: int = 0
     metric: str | None = None  #: The name under which a program prints its loss.
     known_metric: str = ""  #: The one by which the study's trainings were read so far.
@@ -61,7 +74,8 @@ class TrainJob(_Job):
 class InspectJob(_Job):
     """Look at the task and describe it."""
 
-    epochs: int | None = Field(default=None, ge=1)  #: The horizon; None: the task's own.
+    epochs: int | None = Field(default=None, ge=1)  #: The horizon; None: the task's own ...
+    steps: int | None = Field(default=None, ge=1)  #: ... in optimizer steps.
     seed: int = 0
     search: tuple[str, ...] = ()  #: Settings that will be searched beside the rate.
     lanes: int | None = Field(default=None, ge=1)  #: Plan for so many; None: measure.

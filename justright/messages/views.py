@@ -67,10 +67,12 @@ class Answer(BaseModel):
     edge_of_stability: float | None
     trials: dict[str, int]
     attempts: int
-    epochs: int
+    epochs: float  #: Passes over the data that were trained, of all trials together.
     full_trainings: float | None
     seconds: float
     seed: int
+    steps: int = 0  #: The same in optimizer steps.
+    horizon: int | None = None  #: Steps of a full training; None: not known.
     importance: dict[str, float] = Field(default_factory=dict)
     """Shares of 1: how much each of several searched parameters mattered. Empty: not known."""
     shape: str = ""  #: bowl, flat, edge_low, edge_high, noisy; "": not known.
@@ -91,7 +93,9 @@ class Snapshot(Message):
     state: StudyState
     task: str
     total: int  #: Trials that the study will ask for, replicates included.
-    horizon: int | None
+    horizon: int | None  #: Steps of a full training.
+    epoch_steps: float = 1.0  #: Steps of an epoch.
+    counts_epochs: bool = True  #: Whether its user counts a training in epochs, not in steps.
     trials: tuple[TrialView, ...] = ()
     answer: Answer | None = None
     failure: Failure | None = None
@@ -101,6 +105,17 @@ class Snapshot(Message):
     refused: dict[str, str] = Field(default_factory=dict)  #: Latest refused Submits, and why.
     seconds: float = 0.0
     warnings: tuple[str, ...] = ()  #: What was found to be odd so far, in sentences.
+
+    @property
+    def unit(self) -> str:
+        """What its user counts a training in."""
+        return "epoch" if self.counts_epochs else "step"
+
+    def place(self, step: int) -> str:
+        """How far a trial has come, in that unit: "0.4/3"."""
+        whole = "?" if self.horizon is None else f"{self.horizon / self.epoch_steps:.6g}"
+        done = step / self.epoch_steps
+        return f"{done:.6g}/{whole}" if done == round(done) else f"{done:.2f}/{whole}"
 
     @property
     def ended(self) -> int:

@@ -34,7 +34,7 @@ class Result:
     replicate_of: int | None = None
     diverged: bool = False
     attempt: int = 1
-    epochs: int = 0  #: Epochs trained, those of lost attempts included.
+    trained: int = 0  #: Steps, those of lost attempts included.
 
 
 @dataclass
@@ -62,6 +62,7 @@ def make_answer(
     results: Sequence[Result],
     *,
     horizon: int | None,
+    epoch_steps: float = 1.0,
     initial_loss: float | None,
     seconds: float,
     seed: int,
@@ -69,14 +70,15 @@ def make_answer(
 ) -> Answer:
     """The answer from all trials so far. ``best_lr`` is None where none has completed.
 
-    One that has reached the ``target``, a loss that is good enough, counts as well.
+    One that has reached the ``target``, a loss that is good enough, counts as well. ``horizon``: of
+    a full training, in steps. ``epoch_steps``: steps of an epoch.
     """
     unit = Unit.of([r.best for r in results], initial_loss)
     if unit.exponent:
         results = [replace(result, best=unit.shrink(result.best)) for result in results]
     rates = _by_rate(results, unit.shrink(target))
     best = _best(rates)
-    epochs = sum(result.epochs for result in results)
+    steps = sum(result.trained for result in results)
     interval = _interval(best, rates) if best else None
     return Answer(
         study=study,
@@ -90,8 +92,10 @@ def make_answer(
         edge_of_stability=min((r.lr for r in results if r.diverged), default=None),
         trials=count_ends(results),
         attempts=sum(result.attempt for result in results),
-        epochs=epochs,
-        full_trainings=round(epochs / horizon, 2) if horizon else None,
+        steps=steps,
+        horizon=horizon,
+        epochs=round(steps / epoch_steps, 2),
+        full_trainings=round(steps / horizon, 2) if horizon else None,
         seconds=round(seconds, 2),
         seed=seed,
     )
@@ -270,5 +274,5 @@ def as_note(answer: Answer, task: str) -> str:
         lines.append(f"* what mattered: {shares}")
     lines += [f"* {sentence}" for sentence in (*answer.warnings, *answer.advice)]
     counts = ", ".join(f"{count} {name}" for name, count in answer.trials.items())
-    lines.append(f"* trials: {counts}; {answer.epochs} epochs in {answer.seconds:g} s")
+    lines.append(f"* trials: {counts}; {answer.epochs:g} epochs in {answer.seconds:g} s")
     return "\n".join(lines)

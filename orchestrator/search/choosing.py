@@ -19,7 +19,7 @@ def choose_policy(context: SearchContext) -> Policy:
     spec, inspection = context.spec, context.inspection
     automatic = spec.sampler == "auto" and spec.pruner == "auto"
     initial = inspection.initial_loss
-    pauses = inspection.pauses and inspection.kind == "task" and inspection.epochs is not None
+    pauses = inspection.pauses and inspection.kind == "task" and inspection.horizon is not None
     known = initial is not None and math.isfinite(initial)
     if not (automatic and pauses and known):
         return OptunaPolicy(context)

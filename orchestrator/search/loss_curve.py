@@ -15,13 +15,14 @@ Array = npt.NDArray[np.floating]
 
 @dataclass(frozen=True)
 class LossCurve:
-    """What a trial has reported, by step. ``diverged``: in the step after the last one."""
+    """What a trial has reported, by step."""
 
     lr: float
-    by_step: Mapping[int, float]  #: Losses that are compared; all of them finite.
+    by_step: Mapping[int, float]  #: Losses that are compared.
     initial: float | None = None  #: The untrained loss; None: nobody has looked.
     train: Mapping[int, float] = field(default_factory=dict)  #: Training losses.
     diverged: bool = False
+    died: int = 0  #: The step at which it diverged; 0: nobody knows, after its last report.
 
     @classmethod
     def of(cls, losses: Sequence[float], *, diverged: bool = False, lr: float = 1.0) -> LossCurve:
@@ -29,23 +30,32 @@ class LossCurve:
         return cls(lr, dict(enumerate(losses[1:], 1)), losses[0], diverged=diverged)
 
     @cached_property
-    def losses(self) -> Array:
-        """One loss a step, the untrained one first, shape (steps + 1,).
-
-        Where a report was lost, or was not finite, the loss of the step before stands for it.
-        """
-        found = [self.initial or 0.0]
-        for step in range(1, max(self.by_step, default=0) + 1):
-            loss = self.by_step.get(step, math.nan)
-            found.append(loss if math.isfinite(loss) else found[-1])
-        return np.array(found)
-
-    @property
-    def steps(self) -> int:
-        """Steps trained, the diverging one included."""
-        return len(self.losses) - 1 + self.diverged
+    def points(self) -> npt.NDArray[np.intp]:
+        """The steps at which losses are known, ascending, 0 first."""
+        finite = sorted(step for step, loss in self.by_step.items() if math.isfinite(loss))
+        return np.array([0, *(step for step in finite if step > 0)])
 
     @cached_property
+    def losses(self) -> Array:
+        """The loss at each of the points, the untrained one first, of the same shape."""
+        later = (self.by_step[int(step)] for step in self.points[1:])
+        return np.array([self.initial or 0.0, *later])
+
+    @cached_property
+    def _lowest_so_far(self) -> Array:
+        return np.minimum.accumulate(self.losses)
+
+    @cached_property
+    def steps(self) -> int:
+        """Steps trained, the diverging one included."""
+        last = int(self.points[-1])
+        return max(self.died, last + 1) if self.diverged else last
+
+    @property
     def lowest(self) -> float:
         """The lowest loss so far, the untrained one included."""
-        return float(self.losses.min())
+        return float(self._lowest_so_far[-1])
+
+    def lowest_until(self, step: int) -> float:
+        """The lowest loss up to a step, the untrained one included."""
+        return float(self._lowest_so_far[np.searchsorted(self.points, step, side="right") - 1])

@@ -51,7 +51,7 @@ class RateFirstPolicy(Policy):
         self._spec, self._inspection = spec, inspection = context.spec, context.inspection
         self._beside = beside_the_rate(spec, inspection.search_schedule)
         self._base = base_values(self._beside, inspection.details)
-        self._study.pruner = make_pruner(spec, inspection.epochs, inspection.initial_loss)
+        self._study.pruner = make_pruner(spec, inspection)
         half = math.ceil(_RATE_SHARE * spec.trials)
         alone = spec.model_copy(update={"trials": half, "replicates": 1})
         self._rate = FreezeThawPolicy(
@@ -124,8 +124,8 @@ class RateFirstPolicy(Policy):
     def should_stop(self, trial: FrozenTrial) -> str | None:
         if ledger.BESIDE not in trial.user_attrs or ledger.REPLICATE_OF in trial.user_attrs:
             return None
-        assert self._inspection.epochs is not None
-        if (trial.last_step or 0) < self._warm(trial.params) * self._inspection.epochs:
+        assert self._inspection.horizon is not None
+        if (trial.last_step or 0) < self._warm(trial.params) * self._inspection.horizon:
             return None
         if not self._study.pruner.prune(self._study, trial):
             return None

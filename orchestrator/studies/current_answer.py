@@ -39,8 +39,8 @@ class CurrentAnswer:
 
     @property
     def horizon(self) -> int | None:
-        """Epochs of a full training: told by the task, else the longest that was seen."""
-        told = self._record.inspection.epochs if self._record.inspection else None
+        """Steps of a full training: told by the task, else the longest that was seen."""
+        told = self._record.inspection.horizon if self._record.inspection else None
         return told or max((record.step for record in self._trials), default=0) or None
 
     def make(self, policy: Policy | None, seconds: float) -> Answer:
@@ -53,6 +53,7 @@ class CurrentAnswer:
             record.reason,
             results,
             horizon=self.horizon,
+            epoch_steps=record.inspection.epoch_steps if record.inspection else 1.0,
             initial_loss=record.inspection.initial_loss if record.inspection else None,
             seconds=seconds,
             seed=record.spec.seed,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from justright.lane_plan import LanePlan
-from justright.messages import InspectJob, TidyJob, TrainJob
+from justright.messages import Inspection, InspectJob, TidyJob, TrainJob
 from justright.spec import TaskRef
 from orchestrator.studies.study_record import StudyRecord
 from orchestrator.studies.trial_record import TrialRecord
@@ -30,16 +30,19 @@ class JobFactory:
 
     def train(self, job: str, trials: Sequence[TrialRecord], plan: LanePlan) -> TrainJob:
         """Train these, all to the step of the first one."""
-        spec = self._record.spec
+        spec, inspection = self._record.spec, self._record.inspection
+        until = trials[0].until
         return TrainJob(
             **self._common(job),
             epochs=spec.epochs,
-            until=trials[0].until,
+            steps=spec.steps,
+            until=until,
+            marks=_marks(inspection, until),
             seed=spec.seed,
             metric=spec.metric,
             known_metric=self._record.metric,
             trials=tuple(record.work() for record in trials),
-            sources=self._record.inspection.sources if self._record.inspection else {},
+            sources=inspection.sources if inspection else {},
             plan=plan,
         )
 
@@ -49,6 +52,7 @@ class JobFactory:
         return InspectJob(
             **self._common(job),
             epochs=spec.epochs,
+            steps=spec.steps,
             seed=spec.seed,
             search=tuple(spec.search),
             lanes=lanes,
@@ -68,3 +72,12 @@ class JobFactory:
             "checkpoint_prefix": self._record.checkpoint_prefix,
             "stall": spec.stall,
         }
+
+
+def _marks(inspection: Inspection | None, until: int | None) -> tuple[int, ...]:
+    """Where a job of a task takes losses: those that pause need more of them than the others."""
+    if inspection is None or inspection.kind != "task" or inspection.steps is None:
+        return ()
+    if until is None:
+        return inspection.coarse_marks
+    return tuple(mark for mark in inspection.marks if mark <= until)

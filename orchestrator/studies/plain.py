@@ -50,7 +50,7 @@ def no_answer(record: StudyRecord, results: Sequence[Result], seconds: float) ->
         edge_of_stability=None,
         trials=count_ends(results),
         attempts=sum(result.attempt for result in results),
-        epochs=sum(result.epochs for result in results),
+        epochs=sum(result.trained for result in results),
         full_trainings=None,
         seconds=round(seconds, 2),
         seed=record.spec.seed,

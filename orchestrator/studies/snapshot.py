@@ -33,6 +33,8 @@ def make_snapshot(
         task=record.spec.task.label,
         total=total,
         horizon=horizon,
+        epoch_steps=record.inspection.epoch_steps if record.inspection else 1.0,
+        counts_epochs=record.inspection is None or record.inspection.epochs is not None,
         trials=tuple(trial.view(diagnoses[trial.number]) for trial in shown),
         answer=answer,
         failure=record.failure,

@@ -52,7 +52,8 @@ class TrialRecord:
     train: dict[int, float] = field(default_factory=dict)  #: Training losses.
     seen: set[int] = field(default_factory=set)  #: Those that this attempt has reported.
     begun_with: int = 0  #: Steps that the study had when this attempt began.
-    epochs: int = 0
+    trained: int = 0  #: Steps, those of lost attempts included.
+    known: int = 0  #: The highest step with a report.
     stopping: str = ""
     diverged: str = ""
     reason: str = ""
@@ -61,13 +62,17 @@ class TrialRecord:
     def learn(self, step: int, loss: float | None, train: float | None = None) -> bool:
         """Note a reported loss; False where the study has one for this step already.
 
-        A later attempt trains and reports steps again: that costs epochs, but changes no loss.
+        A later attempt trains and reports steps again: that costs, but changes no loss.
         """
         self.seen.add(step)
-        self.epochs += 1
+        before = self.known
+        if step <= before:
+            before = max((known for known in self.steps if known < step), default=0)
+        self.trained += max(1, step - before)
         if step in self.steps:
             return False
         self.steps.add(step)
+        self.known = max(self.known, step)
         self.loss = loss
         self.losses.append(loss)
         if train is not None:
@@ -79,8 +84,8 @@ class TrialRecord:
 
     @property
     def step(self) -> int:
-        """Steps with a report. An objective may count them from 0, or leave some out."""
-        return len(self.steps)
+        """Steps trained, as far as one was told. An objective may count them from 0."""
+        return max(self.known, len(self.steps))
 
     @property
     def rests(self) -> bool:
@@ -142,7 +147,7 @@ class TrialRecord:
             replicate_of=self.replicate_of,
             diverged=bool(self.diverged),
             attempt=self.attempt,
-            epochs=self.epochs,
+            trained=self.trained,
         )
 
 

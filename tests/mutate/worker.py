@@ -59,11 +59,11 @@ MUTATIONS = (
         "trainer.warnings = check_settings(trainer.task)", "trainer.warnings = []", (_KINDS,),
     ),
     Mutation(
-        "batches count alike", "worker/training/trainer.py",
-        "count = samples(inputs, targets) or 1", "count = 1", (_KINDS,),
+        "batches count alike", "worker/training/stepping.py",
+        "number = samples(inputs, targets) or 1", "number = 1", (_KINDS,),
     ),
     Mutation(
-        "batches of held-out data are large", "worker/training/data.py",
+        "batches of held-out data are large", "worker/training/samples.py",
         "_VALIDATION_BYTES // max(1, size)", "10**9", (_KINDS,),
     ),
     Mutation(

@@ -127,5 +127,5 @@ def continued(
     found: dict[int, float | None] = {}
     while training.epoch < len(trial.intermediate_values):
         result = trainer.train_epoch(training)
-        found[result.epoch] = result.loss
+        found[training.epoch] = result.loss
     return found

@@ -44,7 +44,7 @@ def test_every_loss_is_that_of_its_rate(example: str, tmp_path: Path) -> None:
         for step, loss in sorted(trial.intermediate_values.items()):
             result = trainer.train_epoch(training)
             assert result is not None
-            assert result.epoch == step
+            assert result.step == step
             assert result.loss == pytest.approx(loss, rel=ROUNDED), trial.number
         if ledger.DIVERGED in trial.user_attrs:
             last = trainer.train_epoch(training) if not result.diverged else result

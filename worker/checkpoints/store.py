@@ -37,12 +37,12 @@ class Checkpoints:
             self.every, self.lanes * self._cost / _COST_SHARE
         )
 
-    def save(self, state: State, epoch: int, batch: int) -> bool:
+    def save(self, state: State, mark: int, step: int) -> bool:
         """Write a checkpoint; False: the place refused, which is logged. The training goes on."""
         began = time.monotonic()
         # By attempt first: a worker that was taken for dead may still write its own, and those that
         # did not fit, so that this attempt began anew, must not count as later than its own.
-        name = f"{self.folder}/{self.attempt:0{_ATTEMPT_DIGITS}d}-{epoch:08d}-{batch:010d}.pt"
+        name = f"{self.folder}/{self.attempt:0{_ATTEMPT_DIGITS}d}-{mark:010d}-{step:010d}.pt"
         try:
             self.artifacts.write(name, pack(state))
             for old in self._names()[:-_KEPT]:

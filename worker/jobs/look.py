@@ -24,4 +24,5 @@ def look_at(target: str) -> str:
     parts = ", ".join(f"{name} {value}" for name, value in details.items())
     loss = "not finite" if trainer.initial_loss is None else f"{trainer.initial_loss:.4g}"
     lanes = plan_lanes(trainer, seed=0).text
-    return f"{target}: {trainer.epochs} epochs, {parts}, untrained loss {loss}; {lanes}"
+    counted = f"{trainer.steps} steps" if trainer.epochs is None else f"{trainer.epochs} epochs"
+    return f"{target}: {counted}, {parts}, untrained loss {loss}; {lanes}"

@@ -29,15 +29,18 @@ _LONGEST_REASON = 300  # characters of a line that is given as a reason
 _AHEAD = 1000  # lines that a program may be ahead of us; then it waits
 
 
-def fill_in(command: tuple[str, ...], work: TrialWork, epochs: int | None) -> list[str]:
+def fill_in(
+    command: tuple[str, ...], work: TrialWork, epochs: int | None, steps: int | None = None
+) -> list[str]:
     """The argument vector of one trial. Braces that are not ours stay as they are."""
     values = {
         "lr": f"{work.lr:.6g}",
         "seed": str(work.seed),
         "trial": str(work.number),
         "epochs": str(epochs or ""),
+        "steps": str(steps or ""),
     }
-    pattern = re.compile(r"\{(lr|seed|trial|epochs)\}")
+    pattern = re.compile(r"\{(lr|seed|trial|epochs|steps)\}")
     return [pattern.sub(lambda match: values[match.group(1)], part) for part in command]
 
 
@@ -46,6 +49,7 @@ def run_command(
     attempt: Attempt,
     *,
     epochs: int | None,
+    steps: int | None = None,
     metric: str | None,
     known: str = "",
 ) -> None:
@@ -59,7 +63,7 @@ def run_command(
     """
     if metric and rises(metric):
         attempt.notice(rising_warning(metric, "the program prints"))
-    process = _start(fill_in(command, attempt.work, epochs))
+    process = _start(fill_in(command, attempt.work, epochs, steps))
     training = _Training(attempt, MetricReader(metric, known))
     kind, reason = training.follow(process)
     attempt.end(kind, step=training.step, reason=reason, metric=training.read_by)

@@ -41,7 +41,7 @@ _CHANGED = (
 class _Loaded:
     """The last task that was used, kept for the next job of the same study."""
 
-    key: tuple[str, int | None]
+    key: tuple[str, int | None, int | None]
     what: TaskTrainer | Objective | CommandLine
     plans: dict[tuple[int | None, int], LanePlan] = field(default_factory=dict)
     """How to train it, by the lanes that were wanted, and the most: measured once."""
@@ -128,7 +128,7 @@ class JobRunner:
     # -- to train -------------------------------------------------------------------------------
 
     def _train(self, job: TrainJob) -> None:
-        what = self._load(job.task, job.epochs)
+        what = self._load(job.task, job.epochs, job.steps)
         changed = differing(job.sources, self._sources.of(job.task))
         if changed:
             raise ChangedTask(_CHANGED.format(files=", ".join(changed), worker=self._worker))
@@ -146,6 +146,7 @@ class JobRunner:
                         what.command,
                         attempt,
                         epochs=job.epochs,
+                        steps=job.steps,
                         metric=job.metric,
                         known=job.known_metric,
                     )
@@ -171,7 +172,7 @@ class JobRunner:
     # -- to look at a task ----------------------------------------------------------------------
 
     def _inspect(self, job: InspectJob) -> Inspection:
-        what = self._load(job.task, job.epochs)
+        what = self._load(job.task, job.epochs, job.steps)
         if isinstance(what, TaskTrainer):
             details = what.inspect(job.seed, job.search)
             plan = self._plan(what, job)
@@ -181,6 +182,8 @@ class JobRunner:
                 worker=self._worker or "",
                 sources=self._sources.of(job.task),
                 epochs=what.epochs,
+                steps=what.steps,
+                lap=what.horizon.lap,
                 initial_loss=what.initial_loss,
                 search_schedule=what.search_schedule,
                 details=details,
@@ -198,7 +201,7 @@ class JobRunner:
             sources=self._sources.of(job.task),
             kind="objective" if objective else "command",
             warnings=warnings_of(what.function) if isinstance(what, Objective) else (),
-            epochs=job.epochs,
+            epochs=job.epochs or job.steps,
             plan=LanePlan(lanes=job.lanes or 1, reason=reason),
         )
 
@@ -211,9 +214,11 @@ class JobRunner:
 
     # -- the task -------------------------------------------------------------------------------
 
-    def _load(self, ref: TaskRef, epochs: int | None) -> TaskTrainer | Objective | CommandLine:
+    def _load(
+        self, ref: TaskRef, epochs: int | None, steps: int | None
+    ) -> TaskTrainer | Objective | CommandLine:
         """What the job names: that of the last job, if it is the same."""
-        key = (ref.model_dump_json(), epochs)
+        key = (ref.model_dump_json(), epochs, steps)
         if self._loaded is None or self._loaded.key != key:
             self._loaded = None  # frees the old task's data first
             task = self._permission.check(ref)
@@ -224,7 +229,7 @@ class JobRunner:
                 self._sources.remember()
             if isinstance(found, Task):
                 self._device = self._device or pick_device()
-                trainer = TaskTrainer(found, self._device, epochs)
+                trainer = TaskTrainer(found, self._device, epochs, steps=steps)
                 trainer.alive = self._alive
                 self._loaded = _Loaded(key, trainer)
             else:

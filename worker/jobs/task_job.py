@@ -1,7 +1,7 @@
-"""Trains the trials of one job of a Task, epoch by epoch.
+"""Trains the trials of one job of a Task, from mark to mark.
 
-Those that have come least far train the next epoch, as lanes of one stack where that pays. So all
-trials of a job are compared at equal epochs.
+Those that have come least far train on to their next mark, as lanes of one stack where that pays.
+So all trials of a job are compared at equal steps.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from worker.jobs.failures import Failures, causes, is_poison, shortage
 from worker.jobs.non_finite import non_finite
 from worker.lanes.randomness import random_state
 from worker.lanes.trial import TrialTraining
-from worker.training.trainer import EpochResult, TaskTrainer
+from worker.training.trainer import Taken, TaskTrainer, count_steps
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class RunningTrial:
     training: TrialTraining
     checkpoints: Checkpoints | None
     sources: Mapping[str, str] = field(default_factory=dict)  #: Of the code that trains it.
+    unit: int = 1  #: Optimizer steps of what its job counts in.
 
     def save(self) -> bool:
         """Write a checkpoint of it as it is, if it has any; False: its place refused."""
@@ -52,7 +53,7 @@ class RunningTrial:
         state = self.training.state() | {
             "losses": dict(self.attempt.losses), "sources": dict(self.sources),
         }  # fmt: skip
-        return self.checkpoints.save(state, self.training.epoch, self.training.batch)
+        return self.checkpoints.save(state, self.training.mark, self.training.step)
 
     @property
     def due(self) -> bool:
@@ -61,13 +62,14 @@ class RunningTrial:
 
     @property
     def leaves(self) -> bool:
-        """Whether it shall not even begin its next epoch: all others act at their report."""
+        """Whether it shall not even train to its next mark: all others act at their report."""
         told = self.attempt.told
         return told is not None and told.action == "leave"
 
     def end(self, kind: OutcomeKind, reason: str = "", failure: Failure | None = None) -> None:
         """Say how its attempt ended; a trial that has ended for good needs no checkpoint more."""
-        self.attempt.end(kind, step=self.training.epoch, reason=reason, failure=failure)
+        step = -(-self.training.mark // self.unit)
+        self.attempt.end(kind, step=step, reason=reason, failure=failure)
         if self.checkpoints is not None and kind in _FOR_GOOD:
             self.attempt.channel.flush()  # else a kill in between would begin it anew
             self.checkpoints.clear()
@@ -104,7 +106,10 @@ class TaskJob:
         self._failures = failures
         self._own_lanes = own_lanes
         self._plan = job.plan
-        self._until = min(job.until or trainer.epochs, trainer.epochs)
+        # NOTE: a job without marks counts in EPOCHS (until, reports, outcomes), as the first
+        # edition's did; one with marks counts in optimizer steps.
+        self._unit = 1 if job.marks else trainer.horizon.epoch or 1
+        self._until = min((job.until or trainer.steps) * self._unit, trainer.steps)
 
     def run(self, attempts: Sequence[Attempt]) -> None:
         """Train every trial to its end, or to the step at which the job stops.
@@ -123,7 +128,7 @@ class TaskJob:
         while running:
             group = next_group(running, self._plan)
             others = [one for one in running if one not in group]
-            left = self._next_epoch(group)
+            left = self._to_next_mark(group)
             running = sorted(others + left, key=lambda one: one.attempt.work.number)
 
     # -- the beginning --------------------------------------------------------------------------
@@ -153,16 +158,17 @@ class TaskJob:
                 if state.get("sources", self._job.sources) != self._job.sources:
                     log.warning("trial %d goes on from a checkpoint of other code", work.number)
                 training.restore(state)
+                count_steps(self._trainer, training)
                 attempt.losses = dict(state["losses"])
             except Exception as error:  # as many as there are ways in which a model can differ
                 log.warning("a checkpoint of trial %d does not fit: %s", work.number, error)
                 training = self._trainer.start(work)
                 continue
-            attempt.go_on(training.epoch)
+            attempt.go_on(self._told(training.mark))
             break
         else:
             attempt.begin()
-        return RunningTrial(attempt, training, checkpoints, self._job.sources)
+        return RunningTrial(attempt, training, checkpoints, self._job.sources, self._unit)
 
     def _checkpoints_of(self, attempt: Attempt) -> Checkpoints | None:
         if not self._job.checkpoint_prefix or not all(self._trainer.own_state.values()):
@@ -175,29 +181,31 @@ class TaskJob:
             lanes=len(self._job.trials),
         )
 
-    # -- an epoch -------------------------------------------------------------------------------
+    # -- to the next mark -----------------------------------------------------------------------
 
-    def _next_epoch(self, group: list[RunningTrial]) -> list[RunningTrial]:
-        """Train some trials at the same step for one epoch; those that go on after it."""
+    def _to_next_mark(self, group: list[RunningTrial]) -> list[RunningTrial]:
+        """Train some trials at the same step to their next mark; those that go on after it."""
         try:
-            return self._train_epoch(group)
+            return self._train(group)
         except NotFused as error:
             failed = error
         # Not while the exception is handled: until then it holds on to the stack's memory.
         self._fuse_less(failed, group)
         return self._begin_all([one.attempt for one in group], again=True)
 
-    def _train_epoch(self, group: list[RunningTrial]) -> list[RunningTrial]:
-        """Train them for one epoch and report it; those that go on.
+    def _train(self, group: list[RunningTrial]) -> list[RunningTrial]:
+        """Train them to their next mark and report its losses; those that go on.
 
         Raises:
             NotFused: they cannot be trained together after all.
         """
-        ready = [one for one in group if one.training.epoch < self._until and not one.leaves]
+        ready = [one for one in group if one.training.mark < self._until and not one.leaves]
         ended: list[RunningTrial] = []
         try:
             for one, result in self._results(ready):
-                one.attempt.report(result.epoch, result.loss, result.train_loss, result.seconds)
+                one.attempt.report(
+                    self._told(result.step), result.loss, result.train_loss, result.seconds
+                )
                 if result.diverged:
                     one.end(OutcomeKind.DIVERGED, result.diverged)
                     ended.append(one)
@@ -214,21 +222,28 @@ class TaskJob:
 
     def _end_by(self, one: RunningTrial, error: JustrightError) -> None:
         """End a trial alone by what was raised: too hot, where a number was not finite."""
-        lost = non_finite(error, worked=one.training.epoch + one.training.batch > 0)
+        lost = non_finite(error, worked=one.training.step > 0)
         if not lost:
             one.end(OutcomeKind.FAILED, failure=self._failures.word(error))
             return
-        one.attempt.report(one.training.epoch + 1, None)
+        one.attempt.report(self._told(self._next_mark(one)), None)
         one.end(OutcomeKind.DIVERGED, lost)
 
-    def _results(self, ready: list[RunningTrial]) -> list[tuple[RunningTrial, EpochResult]]:
-        """Train them for one epoch; nothing, if they were interrupted."""
+    def _results(self, ready: list[RunningTrial]) -> list[tuple[RunningTrial, Taken]]:
+        """Train them to their next mark; nothing, if they were interrupted."""
         if not ready:
             return []
-        trials = [one.training for one in ready]
-        results = self._trainer.train_together(trials, lambda: self._between_batches(ready))
+        trials, mark = [one.training for one in ready], self._next_mark(ready[0])
+        results = self._trainer.train_together(trials, mark, lambda: self._between_batches(ready))
         whose = {id(one.training): one for one in ready}
         return [(whose[id(result.trial)], result) for result in results or ()]
+
+    def _next_mark(self, one: RunningTrial) -> int:
+        return min(self._until, self._trainer.next_mark(one.training, self._job.marks))
+
+    def _told(self, step: int) -> int:
+        """A step, in what the job counts in."""
+        return -(-step // self._unit)
 
     def _between_batches(self, group: list[RunningTrial]) -> bool:
         """Between two batches: give a sign of life, save now and then; True: stop here."""
@@ -248,9 +263,9 @@ class TaskJob:
         return False
 
     def _goes_on(self, one: RunningTrial) -> bool:
-        """What comes of a trial between epochs or batches; False when its attempt has ended."""
-        if one.training.epoch >= self._until:
-            horizon = self._trainer.epochs
+        """What comes of a trial at a mark or between batches; False when its attempt has ended."""
+        if one.training.mark >= self._until:
+            horizon = self._trainer.steps
             if self._until < horizon and not one.save():
                 # It would begin anew, again and again: another worker may have room.
                 one.end(OutcomeKind.FAILED, failure=self._failures.word(RefusedJob(_NO_ROOM)))
@@ -288,10 +303,10 @@ class TaskJob:
 
 
 def next_group(running: Sequence[RunningTrial], plan: LanePlan) -> list[RunningTrial]:
-    """Who trains the next epoch: those that have come least far, together if that pays."""
+    """Who trains next: those that have come least far, together if that pays."""
 
     def place(one: RunningTrial) -> tuple[int, int]:
-        return one.training.epoch, one.training.batch
+        return one.training.mark, one.training.step
 
     def batches(one: RunningTrial) -> tuple[int, int]:
         return one.attempt.work.seed, one.training.batch_size

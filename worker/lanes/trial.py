@@ -34,12 +34,14 @@ class TrialTraining:
     scale: LossScale | None = None  #: For fp16.
     own: tuple[str, ...] = ()  #: State of the model beside its ``state_dict``, by name.
     lowest: float = math.inf  #: The lowest loss so far.
-    epoch: int = 0  #: Whole ones.
-    batch: int = 0  #: Batches of the next epoch that are done.
-    total: torch.Tensor | None = None  #: Sum of their losses.
-    seen: int = 0  #: Their samples.
-    seconds: float = 0.0  #: Time spent on them.
+    mark: int = 0  #: The last step of the study at which its loss was taken.
+    step: int = 0  #: Its own optimizer steps so far: others where its batches are of another size.
+    epoch: int = 0  #: Whole passes over the training data.
+    batch: int = 0  #: Batches of the next one that are done.
     random: dict[str, Any] = field(default_factory=dict)  #: Where randomness stands after them.
+    total: torch.Tensor | None = None  #: Sum of the training losses since the last mark.
+    seen: int = 0  #: Samples since then.
+    seconds: float = 0.0  #: Time spent since then.
 
     def rates(self, progress: float) -> list[float]:
         """The rate of each parameter group after that share of the training."""
@@ -55,6 +57,8 @@ class TrialTraining:
             "optimizer": _alone(self.optimizer.state_dict()),
             "kind": type(self.optimizer).__name__,
             "scale": [self.scale.factor, self.scale.good] if self.scale else None,
+            "mark": self.mark,
+            "step": self.step,
             "epoch": self.epoch,
             "batch": self.batch,
             "total": _alone(self.total),
@@ -84,6 +88,8 @@ class TrialTraining:
         device = next(self.model.parameters()).device
         self.total = total.to(device) if total is not None else None
         self.epoch, self.batch, self.seen = state["epoch"], state["batch"], state["seen"]
+        # The first edition counted epochs; what they are in steps is for the caller to say.
+        self.mark, self.step = state.get("mark", -1), state.get("step", -1)
         self.seconds, self.random = state["seconds"], state["random"]
         restore(self.model, state.get("own", {}))
         self.lowest = state.get("lowest", math.inf)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import PackedSequence
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+)
 
 from justright.errors import TaskError
+from worker.training.samples import samples
 
 _DATA_SHARE = 0.4  # of a GPU's free memory that data may take
-_VALIDATION_BATCH = 1024  # samples of held-out data at once, at most ...
-_VALIDATION_BYTES = 64 * 2**20  # ... and bytes of their inputs
 _SEEDS = 2**62  # from which a loader's own generators are seeded
 
 Batch = tuple[Any, Any]
@@ -35,6 +40,11 @@ class Batches(Protocol):
         """
         ...
 
+    def part(self, count: int) -> Batches:
+        """So many of the samples, drawn once for all, or a few more, in no order of their own; the
+        first ones where they cannot be picked."""
+        ...
+
 
 class TensorBatches:
     """Tensors that stay on the device; a batch is an index into them."""
@@ -51,6 +61,15 @@ class TensorBatches:
 
     def of_size(self, batch_size: int) -> TensorBatches:
         return TensorBatches(self._inputs, self._targets, batch_size, self._shuffle)
+
+    def part(self, count: int) -> TensorBatches:
+        rows = _drawn(len(self._inputs), count).to(self._inputs.device)
+        return TensorBatches(self._inputs[rows], self._targets[rows], self._batch_size, False)
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return self._count
 
     def __len__(self) -> int:
         return -(-self._count // self._batch_size)
@@ -82,6 +101,9 @@ class Ahead:
 
     def of_size(self, batch_size: int) -> Ahead:
         return Ahead(self.batches.of_size(batch_size), self._device)
+
+    def part(self, count: int) -> Ahead:
+        return Ahead(self.batches.part(count), self._device)
 
     def __iter__(self) -> Iterator[Batch]:
         ready: Batch | None = None
@@ -128,6 +150,26 @@ class LoaderBatches:
             )
         return LoaderBatches(self._again(batch_size), self._device, self._again)
 
+    def part(self, count: int) -> Batches:
+        loader = self.loader
+        try:
+            there = len(loader.dataset)  # type: ignore[arg-type]
+        except TypeError:
+            return First(self, count)
+        plain = type(loader.batch_sampler) is BatchSampler and not loader.drop_last
+        if isinstance(loader.dataset, IterableDataset) or not plain:
+            return First(self, count)
+        return LoaderBatches(
+            DataLoader(
+                Subset(loader.dataset, _drawn(there, count).tolist()),
+                batch_size=loader.batch_size,
+                collate_fn=loader.collate_fn,
+                num_workers=loader.num_workers,
+                worker_init_fn=loader.worker_init_fn,
+            ),
+            self._device,
+        )
+
     def __len__(self) -> int:
         return len(self.loader)
 
@@ -146,6 +188,49 @@ class LoaderBatches:
             yield _move(batch[0], self._device), _move(batch[1], self._device)
 
 
+class First:
+    """The first batches of some, as many as have so many samples."""
+
+    def __init__(self, batches: Batches, count: int) -> None:
+        self._batches, self._samples = batches, count
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def of_size(self, batch_size: int) -> First:
+        return First(self._batches.of_size(batch_size), self._samples)
+
+    def part(self, count: int) -> First:
+        return First(self._batches, min(count, self._samples))
+
+    def __iter__(self) -> Iterator[Batch]:
+        seen = 0
+        for inputs, targets in self._batches:
+            yield inputs, targets
+            seen += samples(inputs, targets) or 1
+            if seen >= self._samples:
+                return
+
+
+def _drawn(there: int, count: int) -> torch.Tensor:
+    """Some of so many samples, always the same ones, in their own order."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randperm(there, generator=generator)[:count].sort().values
+
+
+def size_of(batches: Batches) -> int | None:
+    """How many samples there are; None: nobody knows."""
+    inner = batches.batches if isinstance(batches, Ahead) else batches
+    if isinstance(inner, TensorBatches):
+        return inner.samples
+    if isinstance(inner, LoaderBatches):
+        try:
+            return len(inner.loader.dataset)  # type: ignore[arg-type]
+        except TypeError:
+            return None
+    return None
+
+
 def as_batches(
     data: Any, *, batch_size: int, device: torch.device, shuffle: bool, what: str
 ) -> Batches:
@@ -158,27 +243,28 @@ def as_batches(
         data = data.tensors
     if isinstance(data, DataLoader):
         try:
-            count = len(data)
-        except TypeError:
-            count = 0
-        if count == 0:
-            raise TaskError(f"{what}() returned a DataLoader of no batches or of no known length.")
+            empty = len(data) == 0
+        except TypeError:  # of no known length
+            empty = False
+        if empty:
+            raise TaskError(f"{what}() returned a DataLoader of no batches.")
         if device.type == "cuda" and data.num_workers:
             # Only these draw no random number here, so that the order of draws stays the same.
             return Ahead(LoaderBatches(data, torch.device("cpu")), device)
         return LoaderBatches(data, device)
     if isinstance(data, Dataset):
+        stream = isinstance(data, IterableDataset)  # which has an order of its own
         try:
             count = len(data)  # type: ignore[arg-type]
         except TypeError:
-            raise TaskError(
-                f"{what}() returned a {_describe(data)} without a length, expected one with "
-                "__len__ and __getitem__."
-            ) from None
+            if not stream:
+                raise TaskError(
+                    f"{what}() returned a {_describe(data)} without a length, expected one with "
+                    "__len__ and __getitem__, or an IterableDataset."
+                ) from None
+            count = -1
         if count == 0:
             raise TaskError(f"{what}() returned an empty {_describe(data)}.")
-
-        stream = isinstance(data, IterableDataset)  # which has an order of its own
 
         def load(size: int) -> DataLoader[Any]:
             lonely = shuffle and count > size > 1 and count % size == 1
@@ -261,57 +347,6 @@ def _move(value: Any, device: torch.device) -> Any:
 def _pin(value: Any) -> Any:
     """In memory from which a device copies while the host goes on."""
     return each_tensor(value, torch.Tensor.pin_memory)
-
-
-def samples(inputs: Any, targets: Any) -> int | None:
-    """How many samples a batch has, which is how much its mean counts; None: nothing tells.
-
-    By the first tensor within the targets, however they are nested, else within the inputs.
-    """
-    for part in (targets, inputs):
-        plain = isinstance(part, (list, tuple)) and len(part) > 0
-        if plain and all(isinstance(item, (int, float, str)) for item in part):
-            return len(part)
-        for count in _counts(part):
-            return count
-    return None
-
-
-def _counts(value: Any) -> Iterator[int]:
-    if isinstance(value, PackedSequence):
-        yield int(value.batch_sizes[0])
-        return
-    for tensor in _tensors(value):
-        if tensor.ndim:
-            yield len(tensor)
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-
-
-def validation_batch(data: Any) -> int:
-    """Samples in a batch of held-out data: without gradients there is room for many, of small ones.
-
-    Large images, of which a few fill a GPU, stay at the size that they are trained in.
-    """
-    if isinstance(data, (tuple, list)) and data and hasattr(data[0], "__getitem__"):
-        one: Any = data[0][:1] if len(data[0]) else None
-    elif isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        one = data[0] if len(data) else None  # type: ignore[arg-type]
-    else:
-        return 1
-    size = sum(t.numel() * t.element_size() for t in _tensors(one))
-    if isinstance(one, np.ndarray):
-        size = one.nbytes
-    return max(1, min(_VALIDATION_BATCH, _VALIDATION_BYTES // max(1, size)))
 
 
 def lonely_batch(batches: Batches) -> bool:

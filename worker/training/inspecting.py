@@ -12,9 +12,10 @@ from justright.errors import TaskError
 from worker.lanes.own_state import changed, own_state
 from worker.lanes.randomness import seed_for
 from worker.lanes.trial import LOOKING_RATE, TrialTraining, for_a_look
-from worker.training.data import each_tensor, lonely_batch, samples
+from worker.training.data import each_tensor, lonely_batch
 from worker.training.natural_scale import natural_scale
 from worker.training.optimizers import hyperparameters, in_force, make_optimizer
+from worker.training.samples import samples
 from worker.training.settings import check_settings
 from worker.user_code.guard import user_code
 
@@ -60,11 +61,24 @@ def inspect(trainer: TaskTrainer, seed: int, searched: Sequence[str] = ()) -> De
     settings = in_force(hyperparameters(trainer.task, trial.work), trial.optimizer)
     settings["optimizer"] = type(trial.optimizer).__name__
     _check_searched(trainer, searched, settings)
-    return settings | {
-        "device": trainer.device.type,
-        "batches": len(trainer.training_batches),
-        "parameters": sum(p.numel() for p in trial.model.parameters()),
-    }
+    return (
+        settings
+        | {
+            "device": trainer.device.type,
+            "parameters": sum(p.numel() for p in trial.model.parameters()),
+        }
+        | _of_data(trainer)
+    )
+
+
+def _of_data(trainer: TaskTrainer) -> Details:
+    """Batches of an epoch, and the samples of held-out data that are looked at within one."""
+    found: Details = {}
+    if trainer.horizon.epoch is not None:
+        found["batches"] = trainer.horizon.epoch
+    if trainer.held_out is not None and trainer.held_out.looks_at is not None:
+        found["looks_at"] = trainer.held_out.looks_at
+    return found
 
 
 def look_closer(trainer: TaskTrainer, seed: int) -> None:

@@ -1,8 +1,9 @@
 """Trains the trials of a Task: the loop, and the explicit state that it needs.
 
-Randomness is seeded from (seed, epoch) at the beginning of each epoch, so an epoch gives the same
-losses whatever was trained before it in this process. Between two batches all that an interrupted
-epoch needs is in ``TrialTraining``: it goes on to the same losses, in any process.
+Randomness is seeded from (seed, pass) at the beginning of each pass over the data, so it gives the
+same losses whatever was trained before it in this process. Between two batches all that a training
+needs is in ``TrialTraining``: it goes on to the same losses, in any process. That a loss is taken
+somewhere on the way changes nothing either.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import copy
 import math
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
@@ -24,33 +24,30 @@ from justright.messages import TrialWork
 from justright.task import Task
 from worker.lanes.lanes import FusedLanes, Lanes, OneLane
 from worker.lanes.loss_scale import LossScale
-from worker.lanes.randomness import seed_for, set_random_state
+from worker.lanes.randomness import seed_for
 from worker.lanes.stack import set_free
 from worker.lanes.trial import TrialTraining, for_a_look
-from worker.training.data import Batches, as_batches, samples, validation_batch
+from worker.training.data import Batches, as_batches
 from worker.training.device import be_deterministic, half_type
-from worker.training.evaluation import divergence, mean_losses
+from worker.training.evaluation import HeldOut, divergence
+from worker.training.horizon import Horizon, horizon_of, length
 from worker.training.inspecting import Details, inspect, look_closer
 from worker.training.optimizers import hyperparameters, make_optimizer
+from worker.training.samples import validation_batch
+from worker.training.stepping import Stepping
 from worker.user_code.guard import guarded, user_code
 
-_CHECK_EVERY = 64  # batches between looks at the loss: each look waits for the device
-_MORE_BATCHES = (
-    "train_data() gave more batches than its length says, {steps}. An IterableDataset in a "
-    "DataLoader with workers gives all of it once for each worker: share it out by "
-    "torch.utils.data.get_worker_info(), or use num_workers=0."
-)
 _MOST_THREADS = torch.get_num_threads()
 # Operations of a forward pass below which a second CPU thread costs more than it gives.
 _WORTH_A_THREAD = 100e6
 
 
 @dataclass
-class EpochResult:
-    """What one epoch of one trial gave. ``loss`` is None where it was not finite."""
+class Taken:
+    """The losses of one trial at a mark. ``loss`` is None where it was not finite."""
 
-    trial: TrialTraining  #: Whose it is.
-    epoch: int
+    trial: TrialTraining  #: Whose they are.
+    step: int  #: The mark.
     loss: float | None
     train_loss: float | None
     diverged: str  #: Why the trial counts as diverged, or "".
@@ -66,20 +63,22 @@ class TaskTrainer:
         device: torch.device,
         epochs: int | None = None,
         threads: int = _MOST_THREADS,
+        steps: int | None = None,
     ) -> None:
-        """``threads``: of the CPU, at most."""
+        """``epochs`` or ``steps``: the horizon; None: the task's own. ``threads``: of the CPU, at
+        most."""
         self.task, self.device = task, device
-        self.epochs = epochs or task.epochs
-        if not isinstance(self.epochs, int) or self.epochs < 1:
-            raise TaskError(f"epochs = {self.epochs!r}, expected a positive whole number.")
         self._half = half_type(task.precision)
         be_deterministic(bool(task.deterministic))
         self._train = self._batches(task.train_data, "train_data", shuffle=True)
         self._sizes = {task.batch_size: self._train}  #: The training data, by batch size.
-        self._validation: Batches | None = None
+        self.horizon: Horizon = user_code(lambda: horizon_of(task, self._train, epochs, steps))
+        self._stepping = Stepping(self._train_in, self._length, device)
         held_out = user_code(task.validation_data)
+        self.held_out: HeldOut | None = None
         if held_out is not None:
-            self._validation = self._batches(lambda: held_out, "validation_data", shuffle=False)
+            data = self._batches(lambda: held_out, "validation_data", shuffle=False)
+            self.held_out = HeldOut(data, self.horizon, task.batch_size, device)
         self.initial_loss: float | None = None
         self.scale = 0.0  #: How far one step can bring the loss down; 0: not known.
         self.own_state: dict[str, bool] = {}  #: State beside state_dict; whether it is carried.
@@ -146,7 +145,31 @@ class TaskTrainer:
     @property
     def steps(self) -> int:
         """Batches of a full training."""
-        return self.epochs * len(self._train)
+        return self.horizon.steps
+
+    @property
+    def epochs(self) -> int | None:
+        """Passes over the training data of a full training; None: it is counted in steps."""
+        return self.horizon.epochs
+
+    def _length(self, size: int) -> int:
+        """Batches of that size of a full training: of as many samples, whatever their size."""
+        if size == self.task.batch_size:
+            return self.steps
+        own, epoch = length(self._train_in(size)), self.horizon.epoch
+        if own is None or epoch is None:
+            return max(1, round(self.steps * self.task.batch_size / size))
+        return max(1, round(self.steps / epoch * own))
+
+    def next_mark(self, trial: TrialTraining, marks: Sequence[int] = ()) -> int:
+        """The next of these steps that the trial comes to; without any, at which all held-out data
+        are looked at."""
+        if not marks:
+            lap = self.horizon.lap or self.steps
+            return min(self.steps, (trial.mark // lap + 1) * lap)
+        own = self._length(trial.batch_size)
+        left = (m for m in marks if m > trial.mark and self.horizon.own(m, own) > trial.step)
+        return next(left, self.steps)
 
     # -- one trial ----------------------------------------------------------------------------
 
@@ -207,85 +230,52 @@ class TaskTrainer:
     def drop_stack(self) -> None:
         """Let the last stack go, and with it its memory."""
         self._stack = None
+        self._stepping.close()
 
-    # -- one epoch ----------------------------------------------------------------------------
+    # -- to a mark ----------------------------------------------------------------------------
 
     def train_together(
-        self, trials: Sequence[TrialTraining], interrupted: Callable[[], bool]
-    ) -> list[EpochResult] | None:
-        """One epoch of these trials, side by side in the stack that they were in before, if any."""
-        return self.train_lanes(self._lanes_of(trials), interrupted)
+        self, trials: Sequence[TrialTraining], mark: int, interrupted: Callable[[], bool]
+    ) -> list[Taken] | None:
+        """Train these to a mark, side by side in the stack that they were in before, if any."""
+        return self.train_lanes(self._lanes_of(trials), interrupted, mark)
 
-    def train_epoch(self, trial: TrialTraining) -> EpochResult:
+    def train_epoch(self, trial: TrialTraining) -> Taken:
         """One epoch of one trial alone, which nothing interrupts."""
         results = self.train_lanes(self.lanes([trial]))
         assert results is not None
         return results[0]
 
     def train_lanes(
-        self, lanes: Lanes, interrupted: Callable[[], bool] = lambda: False
-    ) -> list[EpochResult] | None:
-        """One pass over the training data, or the rest of one, then the validation losses.
+        self,
+        lanes: Lanes,
+        interrupted: Callable[[], bool] = lambda: False,
+        mark: int | None = None,
+    ) -> list[Taken] | None:
+        """Train to a mark, then take the losses.
 
-        ``interrupted`` is asked after each batch but the last; once it says so, None is returned,
-        and the trials stand between two batches. Each result says whose it is; those that diverged
-        on the way have left.
+        ``mark``: a step of the study; None: the end of the epoch. ``interrupted`` is asked after
+        each batch but the last; once it says so, None is returned, and the trials stand between two
+        batches. Each result says whose it is; those that diverged on the way have left.
         """
         began = time.perf_counter()
         trials = lanes.trials
+        mark = self.next_mark(trials[0]) if mark is None else mark
+        until = self.horizon.own(mark, self._length(trials[0].batch_size))
         with guarded():
-            whole = self._train_batches(lanes, interrupted)
+            whole = self._stepping.to(lanes, until, interrupted)
         if not whole:
             spent = (time.perf_counter() - began) / len(trials)
             for trial in trials:
                 trial.seconds += spent
             return None
         losses: dict[int, float] = {}
-        if self._validation is not None and lanes.trials:
+        if self.held_out is not None and lanes.trials:
             with guarded():
-                found = self.validate(lanes)
+                found = self.held_out.losses(lanes, mark, self.alive)
             losses = {id(trial): float(loss) for trial, loss in lanes.by_trial(found)}
         share = (time.perf_counter() - began) / len(trials)
-        return [self._end_epoch(trial, losses.get(id(trial)), share) for trial in trials]
-
-    def _train_batches(self, lanes: Lanes, interrupted: Callable[[], bool]) -> bool:
-        """Train on every batch that is left of the epoch; False if interrupted.
-
-        Adds up each trial's losses; the sum is nan or inf as soon as a loss is, and such a trial
-        leaves at the next look, or at the end.
-        """
-        lanes.train(True)
-        lead = lanes.trials[0]  # all stand at the same batch of the same epoch
-        epoch, seen = lead.epoch, lead.seen
-        train = self._train_in(lead.batch_size)
-        steps = len(train)
-        batches = _rest_of_epoch(train, lead)
-        for trial in lanes.trials:
-            trial.random = {}
-        totals = self._totals(lanes)
-        for index, (inputs, targets) in batches:
-            if index >= steps:
-                raise TaskError(_MORE_BATCHES.format(steps=steps))
-            losses = lanes.step(inputs, targets, (epoch * steps + index) / (self.epochs * steps))
-            count = samples(inputs, targets) or 1
-            totals = totals + losses * count
-            seen += count
-            last = index + 1 == steps
-            for trial, total in lanes.by_trial(totals):
-                trial.batch, trial.seen, trial.total = index + 1, seen, total
-            if last or index % _CHECK_EVERY == _CHECK_EVERY - 1:
-                some = lanes.drop_diverged(totals)
-                if not lanes.trials:
-                    break
-                totals = self._totals(lanes) if some else totals
-            if not last and interrupted():
-                return False
-        return True
-
-    def _totals(self, lanes: Lanes) -> torch.Tensor:
-        """The sums of the losses of this epoch so far, shape (lanes,)."""
-        zero = torch.zeros((), device=self.device)
-        return lanes.rows(lambda trial: zero if trial.total is None else trial.total)
+        return [self._take(trial, mark, losses.get(id(trial)), share) for trial in trials]
 
     def loss(self, model: Callable[[Any], Any], inputs: Any, targets: Any) -> torch.Tensor:
         """The task's own loss of one batch, in the precision that the task asks for."""
@@ -299,15 +289,10 @@ class TaskTrainer:
             raise TaskError(f"loss() returned {found}, expected a scalar tensor: a batch's mean.")
         return loss
 
-    def validate(self, lanes: Lanes) -> torch.Tensor:
-        """The mean validation losses (over the training data where there is no other), shape
-        (lanes,)."""
-        return mean_losses(lanes, self._validation or self._train, self.device, self.alive)
-
-    def _end_epoch(
-        self, trial: TrialTraining, validation_loss: float | None, share: float
-    ) -> EpochResult:
-        """What a trial's epoch gave; the trial then stands at the beginning of the next.
+    def _take(
+        self, trial: TrialTraining, mark: int, validation_loss: float | None, share: float
+    ) -> Taken:
+        """The losses of a trial that has come to a mark.
 
         ``validation_loss``: None: there is none, so that the training loss counts.
         """
@@ -315,16 +300,15 @@ class TaskTrainer:
         train_loss = float(trial.total) / max(1, trial.seen)
         loss = train_loss if validation_loss is None else validation_loss
         seconds = trial.seconds + share
-        trial.epoch, trial.batch, trial.seen, trial.total = trial.epoch + 1, 0, 0, None
-        trial.seconds = 0.0
+        trial.mark, trial.seen, trial.total, trial.seconds = mark, 0, None, 0.0
         initial = self.initial_loss
         gained = 0.0 if initial is None else max(0.0, initial - trial.lowest)
         reference = self.task.divergence_factor * max(self.scale, gained)
-        diverged = divergence(loss, trial.epoch, initial, reference)
+        diverged = divergence(loss, self.horizon.when(mark), initial, reference)
         trial.lowest = min(trial.lowest, loss) if math.isfinite(loss) else trial.lowest
-        return EpochResult(
+        return Taken(
             trial=trial,
-            epoch=trial.epoch,
+            step=mark,
             loss=loss if math.isfinite(loss) else None,
             train_loss=train_loss if math.isfinite(train_loss) else None,
             diverged=diverged,
@@ -339,11 +323,10 @@ class TaskTrainer:
 
     def measure_initial_loss(self, seed: int) -> None:
         """Set ``initial_loss``, the validation loss before training; None where not finite."""
-        trial = self.start(for_a_look(seed))
-        found = user_code(
-            lambda: self.validate(self.lanes([trial])), "the loss of the model on validation_data()"
-        )
-        loss = float(found)
+        lanes = self.lanes([self.start(for_a_look(seed))])
+        what = "the loss of the model on validation_data()"
+        data = self.held_out or HeldOut(self._train, self.horizon, 1, self.device).without_part()
+        loss = user_code(lambda: data.untrained(lanes, self.alive), what)
         self.initial_loss = loss if math.isfinite(loss) else None
         look_closer(self, seed)
 
@@ -353,22 +336,14 @@ class TaskTrainer:
         return self.task.schedule == "search"
 
 
-def _rest_of_epoch(train: Batches, trial: TrialTraining) -> Iterator[tuple[int, Any]]:
-    """The batches that the trial has not seen in its epoch, with their numbers.
-
-    They come in the order of the epoch's seed, and randomness stands where it stood after those
-    that the trial has seen.
-    """
-    seed_for(trial.work.seed, trial.epoch + 1)
-    batches = enumerate(train)
-    for _ in islice(batches, trial.batch):
-        pass
-    if trial.random:
-        set_random_state(trial.random)
-    return batches
-
-
 def _had(part: torch.Tensor, before: Mapping[int, weakref.ref[torch.Tensor]]) -> bool:
     """Whether an earlier model has that very parameter or buffer."""
     known = before.get(id(part))
     return known is not None and known() is part
+
+
+def count_steps(trainer: TaskTrainer, trial: TrialTraining) -> None:
+    """Complete a state of the first edition, which counted epochs only."""
+    epoch = trainer.horizon.epoch
+    if trial.step < 0 and epoch is not None:
+        trial.step, trial.mark = trial.epoch * epoch + trial.batch, trial.epoch * epoch

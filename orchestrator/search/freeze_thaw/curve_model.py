@@ -16,7 +16,7 @@ rate's loss above the best rate's, at most 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from orchestrator.search.freeze_thaw.library import DEAD, LOWEST, SHIFTS, SPACIN
 from orchestrator.search.loss_curve import Array, LossCurve
 
 _SHIFT_SPREAD = 1.2  # decades: how far good rates of like tasks lie apart
-_MARKS = 1.6  # ratio of the epochs at which curves are compared
+_MARKS = 1.6  # ratio of the steps at which curves are compared
 _FLOOR = 0.02  # gaps of progress below it are not told apart
 _GAP_ERROR = 0.25  # decades by which the gap to the leader differs from a like task's
 _SHAPE_ERROR = 0.2  # ... and the gap of the leader's own past to its present
@@ -39,7 +39,7 @@ _SEEN_ENDS = 1e-4  # variance left where a curve was seen to its end
 # The wall: where rates diverge by the horizon. It moves colder as training goes on.
 _WALL_ASTRAY = 0.5  # chance that surfaces say nothing of it
 _WALL_STAYS = 0.6  # chance that it does not move any more
-_WALL_STEP, _WALL_DRIFT = 0.1, 0.3  # decades that it moves else: at all, and per decade of epochs
+_WALL_STEP, _WALL_DRIFT = 0.1, 0.3  # decades that it moves else: at all, and per decade of steps
 SAMPLES = 200
 _TINY = 1e-6  # progress that stands for none, where it divides
 _JITTER = 1e-6  # of a kernel's diagonal, so that rounding leaves it positive
@@ -112,12 +112,16 @@ class CurveModel:
         self,
         prior: Library,
         initial_loss: float,
-        horizon: int,
+        marks: Sequence[int],
         grid: Array,
         hint: float | None = None,
     ) -> None:
-        """``grid``: decades, ascending. ``hint``: the best rate of a like task, in decades."""
-        self._prior, self._initial, self._horizon, self._grid = prior, initial_loss, horizon, grid
+        """``marks``: the steps at which losses are taken, the horizon last. ``grid``: decades,
+        ascending. ``hint``: the best rate of a like task, in decades.
+        """
+        self._prior, self._initial, self._grid = prior, initial_loss, grid
+        self._horizon = marks[-1]
+        self._compared = _apart(marks)
         self._start = prior.log_weights[:, None] - 0.5 * (SHIFTS / _SHIFT_SPREAD)[None] ** 2
         if hint is not None:
             self._start = self._start + _hinted(prior, hint)
@@ -168,46 +172,43 @@ class CurveModel:
         return normalized
 
     def _marks(self) -> list[int]:
-        """The epochs at which curves are compared."""
+        """The steps at which curves are compared."""
         last = max((curve.steps for curve in self._curves.values()), default=0)
-        marks = [1]
-        while (following := max(marks[-1] + 1, round(marks[-1] * _MARKS))) <= last:
-            marks.append(following)
-        return [mark for mark in marks if mark <= last]
+        return [mark for mark in self._compared if mark <= last]
 
-    def _expected(self, decades: float, epoch: int) -> Array:
-        key = (decades, epoch)
+    def _expected(self, decades: float, step: int) -> Array:
+        key = (decades, step)
         if key not in self._known:
-            share = min(1.0, epoch / self._horizon)
+            share = min(1.0, step / self._horizon)
             self._known[key] = self._prior.at(decades, share).astype(np.float32)
         return self._known[key]
 
-    def _progress(self, curve: LossCurve, epoch: int) -> float:
-        if curve.diverged and curve.steps <= epoch:
+    def _progress(self, curve: LossCurve, step: int) -> float:
+        if curve.diverged and curve.steps <= step:
             return DEAD
-        return max(0.0, self._initial - float(curve.losses[: epoch + 1].min()))
+        return max(0.0, self._initial - curve.lowest_until(step))
 
-    def _compare(self, epoch: int) -> Array | None:
-        """Log likelihood of the gaps to the leader at an epoch; None where only one got there."""
+    def _compare(self, step: int) -> Array | None:
+        """Log likelihood of the gaps to the leader at a step; None where only one got there."""
         curves = self._curves.items()
-        there = sorted(x for x, curve in curves if curve.steps >= epoch or curve.diverged)
+        there = sorted(x for x, curve in curves if curve.steps >= step or curve.diverged)
         if len(there) < 2:
             return None
-        progress = np.array([self._progress(self._curves[x], epoch) for x in there])
+        progress = np.array([self._progress(self._curves[x], step) for x in there])
         key = (tuple(there), tuple(progress))
-        if self._at_marks.get(epoch, (None,))[0] != key:
-            expected = np.stack([self._expected(x, epoch) for x in there], -1)
+        if self._at_marks.get(step, (None,))[0] != key:
+            expected = np.stack([self._expected(x, step) for x in there], -1)
             seen = _gaps(progress, progress.max())
             errors = _errors(seen, _gaps(expected, expected.max(-1, keepdims=True)), _GAP_ERROR)
             places = np.array(there)
             crowd = np.exp(-np.abs(places[:, None] - places) / _CROWD).sum(1)
-            self._at_marks[epoch] = (key, -0.5 * (errors / crowd).sum(-1))
-        return self._at_marks[epoch][1]
+            self._at_marks[step] = (key, -0.5 * (errors / crowd).sum(-1))
+        return self._at_marks[step][1]
 
     def _shapes(self, marks: list[int]) -> Array | float:
         """Log likelihood of how the rates that were trained longest have come to where they are."""
         alive = {x: curve for x, curve in self._curves.items() if not curve.diverged}
-        longest = sorted(alive, key=lambda x: (-alive[x].steps, alive[x].losses.min()))[:_LONGEST]
+        longest = sorted(alive, key=lambda x: (-alive[x].steps, alive[x].lowest))[:_LONGEST]
         total: Array | float = 0.0
         for x in longest:
             curve = alive[x]
@@ -236,7 +237,7 @@ class CurveModel:
         if not alive:
             return 0.0, np.linalg.cholesky(kernel + jitter), np.empty((len(kinds), 0))
         curves = [self._curves[x] for x in alive]
-        epochs = np.array([curve.steps for curve in curves])
+        steps = np.array([curve.steps for curve in curves])
         progress = np.array([self._progress(c, c.steps) for c in curves])
         expected = np.stack(
             [self._expected(x, c.steps).ravel()[kinds] for x, c in zip(alive, curves, strict=True)],
@@ -244,13 +245,13 @@ class CurveModel:
         )
         # The new task's unit of progress: from the leaders, mostly the longest trained.
         top = max(progress.max(), _TINY**2)
-        trust = np.exp(-(top - progress) / (_LEADERS * top)) * epochs / epochs.max()
+        trust = np.exp(-(top - progress) / (_LEADERS * top)) * steps / steps.max()
         unit = (trust * progress).sum() / np.maximum(
             (trust * np.maximum(expected, 0)).sum(-1), _TINY
         )
         seen = progress / np.maximum(unit, _TINY**2)[:, None]
         residual = np.where(expected < 0, 0, seen - expected)
-        places, share = np.array(alive), np.minimum(1, epochs / self._horizon)
+        places, share = np.array(alive), np.minimum(1, steps / self._horizon)
         near = np.exp(-np.abs(places[:, None] - places) / _REACH)
         cross = np.exp(-np.abs(grid[:, None] - places) / _REACH)
         gain = np.linalg.solve(near + np.diag((1 - share) / share + _SEEN_ENDS), cross.T).T
@@ -279,6 +280,15 @@ class CurveModel:
             wall = np.maximum(wall, max(ended) + _JUST_ABOVE)
         wall = np.minimum(wall, coldest)
         return self._grid[None] >= wall[:, None] - _ON_GRID
+
+
+def _apart(marks: Sequence[int]) -> list[int]:
+    """Those of the marks that lie a ratio apart, from the first one on."""
+    found: list[int] = []
+    for mark in marks:
+        if not found or mark >= found[-1] * _MARKS - 0.5:
+            found.append(mark)
+    return found
 
 
 def _gaps(progress: Array, leader: Array | float) -> Array:

@@ -1,31 +1,33 @@
 """What to train next, by what the curve model expects: the decisions of the default search.
 
-A few rates are spread over the range and trained for one epoch. Then rungs rise by half from epoch
-to epoch: on each, the rates that may be the best one, by the model's samples, are trained that far,
-paused ones being thawed where they serve. Rates that no sample prefers any more stay frozen. The
-search ends when the best rate that was trained to the horizon is expected to lose less regret than
-going on is worth.
+A few rates are spread over the range and trained for a small share of the horizon. Then rungs rise
+by half, from mark to mark (``justright/marks.py``): on each, the rates that may be the best one, by
+the model's samples, are trained that far, paused ones being thawed where they serve. Rates that no
+sample prefers any more stay frozen. The search ends when the best rate that was trained to the
+horizon is expected to lose less regret than going on is worth.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from justright.marks import after, at_or_after
 from orchestrator.search.freeze_thaw.curve_model import CurveModel, Forecast
 from orchestrator.search.freeze_thaw.library import library
 from orchestrator.search.loss_curve import Array, LossCurve
 
 STEP = 0.1  #: decades between the rates that are considered, multiples of it: 1, 1.26, 1.58, 2 ...
 _PROBES, _FEWEST = 9, 4  # rates of the start where the range is _USUAL decades wide
-_PROBE_SHARE = 0.15  # of the horizon's epochs that more probes than the fewest may cost
+_START = 1 / 64  # share of the horizon that a probe is trained, at least
+_START_COST = 0.25  # full trainings that the probes may cost together
 _USUAL = 7.0  # decades
 _MARGIN = 0.4  # decades from the ends of the range to the first and last probe
-_RUNG = 1.5  # ratio of epochs from one rung to the next
-_ADVANCE = 1.6  # ratio of epochs by which a rate catches up before it is judged again
+_RUNG = 1.5  # ratio of steps from one rung to the next
+_ADVANCE = 1.6  # ratio of steps by which a rate catches up before it is judged again
 _FIRST = 0.15  # share of a rung that a new rate is trained at first
 _CANDIDATES = ((0.2, 3), (0.4, 2), (math.inf, 1))  # rates on a rung, up to a share of the horizon
 _AT_THE_END = 2  # ... and once one has got there
@@ -36,14 +38,13 @@ _SURE = (0.1, 0.9)  # quantiles of the samples' best rates, between which candid
 _CROWDED = 0.7  # of the distance between candidates, within which one stands for another
 _BESIDE_HINT = (0.0, -0.4, 0.4, -0.8, 0.8)  # decades from a hint at which a search begins
 _ROUNDING = 1e-6  # steps of the grid
-_SHORT = 12  # epochs below which a training costs little
 _USUAL_COST = 4.0  # full trainings that a search takes, about
 _MOST = 12.0  # full trainings after which the search ends with what it has
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Rates, in decades, that are to be trained to an epoch."""
+    """Rates, in decades, that are to be trained to a step."""
 
     until: int
     rates: tuple[float, ...]
@@ -66,20 +67,24 @@ class Planner:
     def __init__(
         self,
         initial_loss: float,
-        horizon: int,
+        marks: Sequence[int],
         asked: tuple[float, float],
         allowed: tuple[float, float],
         seed: int,
         hint: float | None = None,
     ) -> None:
-        """``asked``: decades over which the start is spread. ``allowed``: ... that may be tried.
+        """``marks``: the steps at which losses are taken and trials may pause, the horizon last.
+
+        ``asked``: decades over which the start is spread. ``allowed``: ... that may be tried.
 
         ``hint``: the best rate of a like task, in decades.
         """
-        self.horizon, self._seed, self._hint = horizon, seed, hint
+        self._marks, self._seed, self._hint = marks, seed, hint
+        self.horizon = marks[-1]
+        self.first = at_or_after(marks, _START * self.horizon)
         self.grid = grid_of(*allowed)
         self._asked = asked
-        self._model = CurveModel(library(), initial_loss, horizon, self.grid, hint)
+        self._model = CurveModel(library(), initial_loss, marks, self.grid, hint)
         self._forecast: tuple[object, Forecast] | None = None
 
     # -- the start ----------------------------------------------------------------------------
@@ -88,7 +93,7 @@ class Planner:
         """The rates to begin with, in decades, at most ``most``; the likeliest first."""
         low, high = self._asked
         width = high - low
-        count = min(_PROBES, _FEWEST + int(_PROBE_SHARE * self.horizon))
+        count = min(_PROBES, max(_FEWEST, int(_START_COST * self.horizon / self.first)))
         count = min(most, max(2, math.ceil(count * min(1.0, (width + 1) / (_USUAL + 1)))))
         # Few must not lie at the ends, where hardly any answer is.
         margin = min(_MARGIN, width / 8) if count > _FEWEST else width / (2 * count)
@@ -132,11 +137,11 @@ class Planner:
         rates that may still be begun.
         """
         forecast = self.forecast(curves)
-        rung = max((c.steps for c in curves.values() if not c.diverged), default=1)
+        rung = max((c.steps for c in curves.values() if not c.diverged), default=self.first)
         while True:
             count = self._count(curves, rung, capacity)
             wanted = self._candidates(forecast, curves, closed, count, new)
-            behind = [x for x in wanted if _epochs(curves, x) < rung]
+            behind = [x for x in wanted if _steps(curves, x) < rung]
             free = [x for x in behind if x not in busy]
             if free:
                 return self._advance(free, curves, rung, lanes)
@@ -144,7 +149,7 @@ class Planner:
                 return None  # what is in training tells more
             if rung >= self.horizon:
                 return self._anything(forecast, curves, {*busy, *closed}, new)
-            rung = min(self.horizon, max(rung + 1, round(rung * _RUNG)))
+            rung = max(after(self._marks, rung), at_or_after(self._marks, _RUNG * rung - 0.5))
 
     def _count(self, curves: Mapping[float, LossCurve], rung: int, capacity: int) -> int:
         """How many rates compete on a rung. What can be trained beside costs little time."""
@@ -207,13 +212,13 @@ class Planner:
         """Those that are furthest behind, one step up: they are judged again before the next."""
 
         def following(x: float) -> int:
-            done = _epochs(curves, x)
-            step = max(done + 1, math.ceil(done * _ADVANCE), int(_FIRST * rung))
-            return min(rung, step)
+            done = _steps(curves, x)
+            step = max(after(self._marks, done), int(done * _ADVANCE), int(_FIRST * rung))
+            return min(rung, at_or_after(self._marks, max(step, self.first)))
 
         until = min(following(x) for x in free)
         together = sorted(
-            (x for x in free if _epochs(curves, x) < until), key=lambda x: _epochs(curves, x)
+            (x for x in free if _steps(curves, x) < until), key=lambda x: _steps(curves, x)
         )
         return Plan(until, tuple(together[:lanes]))
 
@@ -241,7 +246,7 @@ class Planner:
     # -- the end ------------------------------------------------------------------------------
 
     def outlook(self, curves: Mapping[float, LossCurve]) -> tuple[float, float]:
-        """Epochs spent, and those expected in all.
+        """Steps spent, and those expected in all.
 
         Until a rate has come to its end, as many as searches usually take. Then as many as would
         settle it, if the expected regret stayed what it is.
@@ -251,8 +256,8 @@ class Planner:
         usual = _USUAL_COST * self.horizon
         if not ended:
             return spent, max(usual, spent + self.horizon)
-        best = min(ended, key=lambda x: curves[x].losses.min())
-        needed = self.forecast(curves).regret_at(best) / _WORTH * max(self.horizon, _SHORT)
+        best = min(ended, key=lambda x: curves[x].lowest)
+        needed = self.forecast(curves).regret_at(best) / _WORTH * self.horizon
         return spent, min(max(needed, spent), _MOST * self.horizon)
 
     def settled(self, curves: Mapping[float, LossCurve]) -> bool:
@@ -260,16 +265,12 @@ class Planner:
         ended = [x for x, curve in curves.items() if self._ended(curve)]
         if not ended:
             return False
-        epochs = sum(curve.steps for curve in curves.values())
-        best = min(ended, key=lambda x: curves[x].losses.min())
-        if epochs >= _MOST * self.horizon or not any(
-            c.losses.min() < c.losses[0] for c in curves.values()
-        ):
+        spent = sum(curve.steps for curve in curves.values()) / self.horizon
+        best = min(ended, key=lambda x: curves[x].lowest)
+        if spent >= _MOST or not any(c.lowest < c.losses[0] for c in curves.values()):
             return True  # long enough; or nothing is learned at any rate
-        # Where trainings are short, one more costs little.
-        spent = epochs / max(self.horizon, _SHORT)
         return self.forecast(curves).regret_at(best) <= _WORTH * spent
 
 
-def _epochs(curves: Mapping[float, LossCurve], x: float) -> int:
+def _steps(curves: Mapping[float, LossCurve], x: float) -> int:
     return curves[x].steps if x in curves else 0

@@ -1,7 +1,7 @@
-"""The default search as a policy: trials train a few epochs at a time, pause, and go on later.
+"""The default search as a policy: trials train a few steps at a time, pause, and go on later.
 
 Who goes on is the planner's decision (``planner.py``); here it is read from, and written to, the
-study. A trial pauses at its ``until`` epoch and waits there; at the end of the study, those that
+study. A trial pauses at its ``until`` step and waits there; at the end of the study, those that
 never went on are pruned.
 """
 
@@ -17,6 +17,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial
 
 from justright.lifecycle import TrialState
+from justright.marks import after
 from justright.spec import WIDEST_LR
 from orchestrator.search.asking import FINALISTS, Asking
 from orchestrator.search.freeze_thaw.planner import Plan, Planner
@@ -62,11 +63,10 @@ class FreezeThawPolicy(Policy):
     def restrict_range(self, lr_range: tuple[float, float]) -> None:
         low, high = lr_range if self._spec.lr else WIDEST_LR
         self.distribution = FloatDistribution(low, high, log=True)
-        assert self._inspection.epochs is not None
         assert self._inspection.initial_loss is not None
         self._planner = Planner(
             self._inspection.initial_loss,
-            self._inspection.epochs,
+            self._inspection.marks,
             (math.log10(lr_range[0]), math.log10(lr_range[1])),
             (math.log10(low), math.log10(high)),
             self._spec.seed,
@@ -97,6 +97,7 @@ class FreezeThawPolicy(Policy):
             trial.intermediate_values,
             self._inspection.initial_loss,
             diverged=ledger.DIVERGED in trial.user_attrs,
+            died=after(self._inspection.marks, trial.last_step or 0),
         )
 
     def _busy(self, trials: dict[float, FrozenTrial]) -> set[float]:
@@ -118,18 +119,16 @@ class FreezeThawPolicy(Policy):
         return max(len(asked) + missing, min(self._spec.trials, _FEW))
 
     def done_share(self) -> float:
-        """Epochs trained, of those that the planner expects to need, replicates included."""
+        """Steps trained, of those that the planner expects to need, replicates included."""
         asked = self._asking.asked()
-        repeated = sum(len(t.intermediate_values) for t in asked) - sum(
-            len(t.intermediate_values) for t in originals(asked)
-        )
-        assert self._inspection.epochs is not None
+        repeated = sum(t.last_step or 0 for t in asked if ledger.REPLICATE_OF in t.user_attrs)
+        horizon = self._planner.horizon
         if self._settled():
             missing = self._asking.missing_replicates(asked)
-            replicates = repeated + len(missing) * self._inspection.epochs
+            replicates = repeated + len(missing) * horizon
         else:
             finalists = min(FINALISTS, self._spec.trials)
-            replicates = (self._spec.replicates - 1) * finalists * self._inspection.epochs
+            replicates = (self._spec.replicates - 1) * finalists * horizon
         spent, expected = self._planner.outlook(self._curves(self._by_rate()))
         return (spent + repeated) / max(1.0, expected + replicates)
 
@@ -143,7 +142,9 @@ class FreezeThawPolicy(Policy):
         missing = [x for x in start if x not in trials]
         if missing and len(trials) < len(start):
             share = math.ceil(len(missing) / workers)
-            return self._as_suggestion(Plan(1, tuple(missing[: min(lanes, share)])), trials)
+            return self._as_suggestion(
+                Plan(self._planner.first, tuple(missing[: min(lanes, share)])), trials
+            )
         if len(busy) > (1 - _REPORTED) * len(trials):
             return Suggestion()
         plan = self._planner.plan(
@@ -250,7 +251,7 @@ def _paused(trial: FrozenTrial) -> bool:
     """Whether it waits for a promotion, not for its study to go on."""
     until = trial.user_attrs.get(ledger.UNTIL)
     waits = trial.user_attrs.get(ledger.STATE) == TrialState.PAUSED
-    return waits and until is not None and len(trial.intermediate_values) >= until
+    return waits and until is not None and (trial.last_step or 0) >= until
 
 
 def _jobs(trials: dict[float, FrozenTrial]) -> set[str]:

@@ -36,7 +36,7 @@ class OptunaPolicy(Policy):
         self._study, self._asking = context.study, Asking(context)
         self._counted = context.counts
         self._spec, self._inspection = spec, inspection = context.spec, context.inspection
-        self._study.pruner = make_pruner(spec, inspection.epochs, inspection.initial_loss)
+        self._study.pruner = make_pruner(spec, inspection)
         self._beside = beside_the_rate(spec, inspection.search_schedule)
         self.restrict_range(context.lr_range)
 

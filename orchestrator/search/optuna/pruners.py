@@ -14,6 +14,7 @@ from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from justright.messages import Inspection
 from justright.spec import StudySpec
 
 HOPE = 2.0  # times the leader's further progress that a trial is thought capable of
@@ -22,18 +23,17 @@ _FIRST_LOOK = 0.1  # share of the horizon before which nothing is given up
 _LAST_LOOK = 0.8  # ... and from which on the rest is cheap, and a completed trial tells more
 
 
-def make_pruner(
-    spec: StudySpec, horizon: int | None, initial_loss: float | None = None
-) -> BasePruner:
-    """The pruner of a study; ``horizon`` is in epochs, None where nobody knows it."""
-    longest: int | Any = horizon or "auto"
+def make_pruner(spec: StudySpec, inspection: Inspection) -> BasePruner:
+    """The pruner of a study. Its rungs begin at the first step at which losses are taken."""
+    longest: int | Any = inspection.horizon or "auto"
+    first = inspection.coarse_marks[0] if inspection.horizon else 1
     match spec.pruner:
         case "auto":
-            return HopelessPruner(horizon, initial_loss)
+            return HopelessPruner(inspection.horizon, inspection.initial_loss)
         case "asha":
-            return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=4)
+            return optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=4)
         case "hyperband":
-            return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=longest)
+            return optuna.pruners.HyperbandPruner(min_resource=first, max_resource=longest)
         case "median":
             return optuna.pruners.MedianPruner()
         case "none":
@@ -43,7 +43,7 @@ def make_pruner(
 class HopelessPruner(BasePruner):
     """Prunes a trial that cannot be expected to reach the best completed one any more.
 
-    From the same epoch on, the leader's lowest loss fell by some amount until its end. A trial
+    From the same step on, the leader's lowest loss fell by some amount until its end. A trial
     that would not get there with HOPE times that amount is given up. Closeness counts, not rank:
     neighbours of the leader run on, and who is as good already is not pruned by the leader's luck.
     What is reported is compared with what was reported; nothing is pruned that has already reported

@@ -141,7 +141,7 @@ FIRST = {
     "plan": {"lanes": 1, "stack": 1, "fuse_from": 2, "speedup": 1.0, "reason": ""},
     "search": [], "lanes": None, "most": 1,
 }  # fmt: skip
-ADDED = ("sources", "known_metric")  #: What later ones added.
+ADDED = ("sources", "known_metric", "marks", "steps")  #: What later ones added.
 WORK = {"number": 3, "lr": 0.1, "params": {"momentum": 0.9}, "seed": 0, "attempt": 2}
 
 

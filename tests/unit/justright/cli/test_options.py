@@ -63,13 +63,16 @@ def test_what_is_typed_arrives() -> None:
     assert seen == [(expected, True)]
 
 
-def test_every_option_reaches_the_spec() -> None:
+@pytest.mark.parametrize("length", [{"epochs": 3}, {"steps": 40}])
+def test_every_option_reaches_the_spec(length: dict[str, int]) -> None:
     typed = StudyOptions(
-        task=DIGITS, lr="1e-4:1", trials=7, epochs=3, timeout=9.0, target=0.5, stall=60.0,
+        task=DIGITS, lr="1e-4:1", trials=7, **length,
+        timeout=9.0, target=0.5, stall=60.0,
         sampler="random", pruner="median", replicates=2, seed=5, lanes="4", name="mine",
         arguments=["hidden=8"], search=["momentum"], pool="big", like="other", metric="val_loss",
     )  # fmt: skip
-    assert all(getattr(typed, name) is not None for name in SHARED), "one is missing here"
+    given = set(SHARED) - ({"epochs", "steps"} - set(length))
+    assert all(getattr(typed, name) is not None for name in given), "one is missing here"
     spec, workers, _ = read_study(typed, 2)
     assert workers == 2
     assert spec.task.arguments == {"hidden": 8}

@@ -35,7 +35,7 @@ def done(losses: Mapping[float, float | list[float]], **values: Any) -> list[Res
         for loss in found if isinstance(found, list) else [found]:
             number = len(results)
             results.append(
-                Result(number, lr, COMPLETE, loss, replicate_of=original, epochs=10, **values)
+                Result(number, lr, COMPLETE, loss, replicate_of=original, trained=10, **values)
             )
             original = number if original is None else original
     return results
@@ -44,7 +44,7 @@ def done(losses: Mapping[float, float | list[float]], **values: Any) -> list[Res
 def ended(number: int, lr: float, **values: Any) -> Result:
     """A trial that was pruned after some epochs."""
     return Result(
-        **{"number": number, "lr": lr, "state": PRUNED, "best": 9.0, "epochs": 2, **values}
+        **{"number": number, "lr": lr, "state": PRUNED, "best": 9.0, "trained": 2, **values}
     )
 
 
@@ -58,8 +58,8 @@ def test_everything_is_counted() -> None:
         ended(2, 1e-5),
         diverged(3, 3.0),
         diverged(4, 1.5),
-        Result(5, 0.2, TrialState.FAILED, None, attempt=3, epochs=7),
-        Result(6, 0.05, TrialState.RUNNING, 0.1, epochs=4),  # not to the end: no candidate
+        Result(5, 0.2, TrialState.FAILED, None, attempt=3, trained=7),
+        Result(6, 0.05, TrialState.RUNNING, 0.1, trained=4),  # not to the end: no candidate
     ]
     answer = answer_of(results, seconds=1.239, seed=7)
     assert answer.best_lr == 0.1
@@ -158,7 +158,7 @@ def test_the_plateau(
 
 def test_a_trial_that_never_began_does_not_bound_the_plateau() -> None:
     """A timeout withdraws what is queued: that tells nothing of its rate."""
-    withdrawn = Result(9, 0.11, PRUNED, None, epochs=0)
+    withdrawn = Result(9, 0.11, PRUNED, None, trained=0)
     known = answer_of(done(BAND), initial_loss=2.0).plateau
     assert answer_of([*done(BAND), withdrawn], initial_loss=2.0).plateau == known
 
@@ -226,11 +226,11 @@ def test_rates_far_from_the_best_tell_nothing_of_its_noise() -> None:
 
 def test_a_pruned_rate_that_was_good_enough_is_within_the_band() -> None:
     """Its lowest loss is what it would have reached at worst."""
-    good = Result(9, 0.2, TrialState.PRUNED, best=1.005, epochs=4)
+    good = Result(9, 0.2, TrialState.PRUNED, best=1.005, trained=4)
     answer = answer_of([*done({0.1: 1.0, 1.0: 3.0}), good], initial_loss=2.0)
     assert answer.plateau is not None
     assert answer.plateau[1] > 0.2
-    bad = Result(9, 0.2, TrialState.PRUNED, best=1.5, epochs=4)
+    bad = Result(9, 0.2, TrialState.PRUNED, best=1.5, trained=4)
     answer = answer_of([*done({0.1: 1.0, 1.0: 3.0}), bad], initial_loss=2.0)
     assert answer.plateau is not None
     assert answer.plateau[1] < 0.2

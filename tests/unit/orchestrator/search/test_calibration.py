@@ -15,6 +15,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from justright.failures import Failure, FailureKind
+from justright.marks import marks
 from justright.messages import Inspection, Outcome, OutcomeKind, TrialWork
 from justright.spec import StudySpec, TaskRef
 from orchestrator.search.asking import Asking
@@ -99,7 +100,7 @@ def test_a_rate_that_failed_is_not_trained_on(tmp_path: Path, trial: int) -> Non
 
 
 def planner(hint: float | None = None) -> Planner:
-    return Planner(2.0, HORIZON, (-6.0, 1.0), (-8.0, 3.0), 0, hint)
+    return Planner(2.0, marks(HORIZON, 1), (-6.0, 1.0), (-8.0, 3.0), 0, hint)
 
 
 @pytest.mark.parametrize(("hint", "within"), [(-4.0, (0.13, 0.19)), (-1.0, (0.45, 0.58))])

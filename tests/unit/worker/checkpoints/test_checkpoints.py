@@ -33,7 +33,7 @@ from worker.jobs.channel import Channel
 from worker.jobs.runner import JobRunner
 from worker.lanes.randomness import random_state
 from worker.lanes.trial import TrialTraining
-from worker.training.trainer import EpochResult, TaskTrainer
+from worker.training.trainer import Taken, TaskTrainer
 from worker.user_code.loading import load
 from worker.user_code.permission import read_permission
 
@@ -59,7 +59,7 @@ def stir() -> None:
 
 def train_until(
     trainer: TaskTrainer, trial: TrialTraining, interrupted: Callable[[], bool]
-) -> EpochResult | None:
+) -> Taken | None:
     """The rest of an epoch, or until it is interrupted between two batches."""
     results = trainer.train_lanes(trainer.lanes([trial]), interrupted)
     return results[0] if results else None
@@ -68,7 +68,7 @@ def train_until(
 def go_on(trainer: TaskTrainer, trial: TrialTraining, stops: set[Place]) -> tuple[Losses, bool]:
     """Train to the first of these places, or to the end (then True)."""
     losses: Losses = []
-    while trial.epoch < trainer.epochs:
+    while trial.mark < trainer.steps:
         result = train_until(trainer, trial, lambda: (trial.epoch, trial.batch) in stops)
         if result is None:
             trial.random = random_state()
@@ -93,7 +93,7 @@ def with_stops(
         if ended:
             return losses, trial, count
         count += 1
-        assert kept.save(trial.state(), trial.epoch, trial.batch)
+        assert kept.save(trial.state(), trial.mark, trial.step)
         stir()
         trainer = make()
         stir()
@@ -213,7 +213,7 @@ def test_saving_on_the_way_changes_nothing(tmp_path: Path) -> None:
 
     def save() -> bool:
         trial.random = random_state()
-        assert kept.save(trial.state(), trial.epoch, trial.batch)
+        assert kept.save(trial.state(), trial.mark, trial.step)
         trial.random = {}
         return False
 

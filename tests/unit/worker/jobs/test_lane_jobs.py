@@ -135,13 +135,13 @@ def test_an_optimizer_of_the_users_own(
 
 
 def standing(*trials: tuple[int, ...]) -> list[Any]:
-    """Trials by (epoch, batch, seed[, batch size]), as far as ``next_group`` looks at them."""
+    """Trials by (mark, step, seed[, batch size]), as far as ``next_group`` looks at them."""
     return [
         SimpleNamespace(
-            training=SimpleNamespace(epoch=epoch, batch=batch, batch_size=size[0] if size else 32),
+            training=SimpleNamespace(mark=mark, step=step, batch_size=size[0] if size else 32),
             attempt=SimpleNamespace(work=SimpleNamespace(number=number, seed=seed)),
         )
-        for number, (epoch, batch, seed, *size) in enumerate(trials)
+        for number, (mark, step, seed, *size) in enumerate(trials)
     ]
 
 

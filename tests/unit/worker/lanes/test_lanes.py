@@ -128,13 +128,13 @@ def alone(trainer: TaskTrainer, work: TrialWork, steps: int = STEPS) -> list[flo
     model, optimizer = trial.model, trial.optimizer
     names = work.params.get("schedule", task.schedule)
     bases = [group["lr"] for group in optimizer.param_groups]
-    per_epoch, epoch = len(trainer._train), 0
+    epoch = 0
     losses: list[float] = []
     model.train()
     while len(losses) < steps:
         seed_for(work.seed, epoch + 1)
         for inputs, targets in trainer._train:
-            done = len(losses) / (trainer.epochs * per_epoch)
+            done = len(losses) / trainer.steps
             for group, base in zip(optimizer.param_groups, bases, strict=True):
                 group["lr"] = base * SCHEDULES[str(names)](done)
             optimizer.zero_grad()
@@ -161,14 +161,14 @@ def together(
     assert isinstance(lanes, FusedLanes) or len(trials) == 1
     lanes.train(True)
     found: dict[int, list[float]] = {trial.work.number: [] for trial in trials}
-    per_epoch, done, epoch = len(trainer._train), 0, 0
+    done, epoch = 0, 0
     while done < steps:
         seed_for(trials[0].work.seed, epoch + 1)
         for inputs, targets in trainer._train:
             gone = (leave or {}).get(done)
             if gone is not None:
                 lanes.keep([t for t in lanes.trials if t.work.number != gone])
-            losses = lanes.step(inputs, targets, done / (trainer.epochs * per_epoch))
+            losses = lanes.step(inputs, targets, done / trainer.steps)
             for trial, loss in lanes.by_trial(losses):
                 found[trial.work.number].append(float(loss))
             done += 1

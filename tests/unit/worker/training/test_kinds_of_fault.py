@@ -18,8 +18,8 @@ from justright.errors import TaskError, UsageError
 from justright.messages import TrialWork
 from justright.spec import TaskRef
 from justright.task import Task
-from worker.training.data import samples, validation_batch
 from worker.training.evaluation import divergence
+from worker.training.samples import samples, validation_batch
 from worker.training.trainer import TaskTrainer
 from worker.user_code.loading import load
 
@@ -119,7 +119,7 @@ def test_a_constant_or_a_factor_changes_no_verdict(
 def test_what_counts_as_too_hot(
     loss: float, initial: float | None, reference: float, too_hot: bool
 ) -> None:
-    assert bool(divergence(loss, 1, initial, reference)) == too_hot
+    assert bool(divergence(loss, "in epoch 1", initial, reference)) == too_hot
 
 
 # -- the optimizer --------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from justright.messages import TrialWork
 from justright.task import Task
 from worker.training.schedules import SCHEDULES, schedule
-from worker.training.trainer import EpochResult, TaskTrainer
+from worker.training.trainer import Taken, TaskTrainer
 
 CPU = torch.device("cpu")
 GENERATOR = torch.Generator().manual_seed(5)
@@ -77,12 +77,13 @@ def work(number: int = 0, lr: float = 0.1, seed: int = 0, **params: Any) -> Tria
     return TrialWork(number=number, lr=lr, seed=seed, attempt=1, params=params)
 
 
-def train(trainer: TaskTrainer, of: TrialWork) -> list[EpochResult]:
+def train(trainer: TaskTrainer, of: TrialWork) -> list[Taken]:
+    assert trainer.epochs is not None
     trial = trainer.start(of)
     return [trainer.train_epoch(trial) for _ in range(trainer.epochs)]
 
 
-def losses(results: list[EpochResult]) -> list[tuple[float | None, float | None]]:
+def losses(results: list[Taken]) -> list[tuple[float | None, float | None]]:
     return [(result.loss, result.train_loss) for result in results]
 
 
@@ -103,7 +104,8 @@ def test_a_trial_does_not_depend_on_what_was_trained_before(task: type[Task]) ->
     assert [losses(train(trainer, of)) for of in reversed(WORKS)] == alone[::-1]
 
     trials = [trainer.start(of) for of in WORKS]
-    side_by_side: list[list[EpochResult]] = [[] for _ in WORKS]
+    side_by_side: list[list[Taken]] = [[] for _ in WORKS]
+    assert trainer.epochs is not None
     for _ in range(trainer.epochs):
         for trial, results in zip(trials, side_by_side, strict=True):
             torch.rand(3), random.random(), np.random.rand()  # others draw numbers in between
@@ -137,7 +139,8 @@ def test_equal_to_a_plain_torch_loop(name: str) -> None:
         seed(epoch + 1)
         model.train()
         summed = 0.0
-        for rows in torch.split(torch.randperm(50), 16):
+        batches = torch.split(torch.randperm(50), 16)
+        for rows in batches:
             loss = torch.nn.functional.cross_entropy(model(INPUTS[rows]), TARGETS[rows])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -147,7 +150,7 @@ def test_equal_to_a_plain_torch_loop(name: str) -> None:
         model.eval()
         with torch.no_grad():
             held_out = torch.nn.functional.cross_entropy(model(INPUTS[:20]), TARGETS[:20])
-        assert found[epoch].epoch == epoch + 1
+        assert found[epoch].step == (epoch + 1) * len(batches)
         assert found[epoch].train_loss == pytest.approx(summed / 50, rel=1e-5)
         assert found[epoch].loss == pytest.approx(held_out.item(), rel=1e-5)
     for ours, plain in zip(trial.model.parameters(), model.parameters(), strict=True):
