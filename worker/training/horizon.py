@@ -62,10 +62,7 @@ def horizon_of(task: Task, data: Batches, epochs: int | None, steps: int | None)
         TaskError: the task asks for none, or for two.
     """
     if epochs is None and steps is None:
-        epochs, steps = task.epochs, task.steps
-        if steps is not None and _sets_epochs(task):
-            raise TaskError(_BOTH.format(name=type(task).__name__, epochs=epochs, steps=steps))
-        epochs = None if steps is not None else epochs
+        epochs, steps = _asked(task)
     for name, value in (("epochs", epochs), ("steps", steps)):
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         if value is not None and not whole:
@@ -83,10 +80,21 @@ def horizon_of(task: Task, data: Batches, epochs: int | None, steps: int | None)
     return Horizon(steps, epochs, epoch, lap if lap is not None and lap < steps else None)
 
 
-def _sets_epochs(task: Task) -> bool:
-    """Whether the user has set ``epochs``, not only inherited it."""
-    owners = (vars(task), *(vars(kind) for kind in type(task).__mro__ if kind is not Task))
-    return any("epochs" in owner for owner in owners)
+def _asked(task: Task) -> tuple[int | None, int | None]:
+    """The task's own epochs or steps: what was set last, by an argument or the nearest class.
+
+    Raises:
+        TaskError: both were set at once.
+    """
+    epochs, steps = task.epochs, task.steps
+    for owner in (vars(task), *(vars(kind) for kind in type(task).__mro__ if kind is not Task)):
+        if owner.get("epochs") is not None and owner.get("steps") is not None:
+            raise TaskError(_BOTH.format(name=type(task).__name__, epochs=epochs, steps=steps))
+        if owner.get("steps") is not None and steps is not None:
+            return None, steps
+        if owner.get("epochs") is not None:
+            return epochs, None
+    return (epochs, None) if steps is None else (None, steps)
 
 
 def length(data: Batches) -> int | None:

@@ -162,14 +162,11 @@ class TaskTrainer:
         return max(1, round(self.steps / epoch * own))
 
     def next_mark(self, trial: TrialTraining, marks: Sequence[int] = ()) -> int:
-        """The next of these steps that the trial comes to; without any, at which all held-out data
-        are looked at."""
+        """The next of these steps that the trial comes to; without any, the end of its epoch."""
         if not marks:
-            lap = self.horizon.lap or self.steps
+            lap = self.horizon.epoch or self.horizon.lap or self.steps
             return min(self.steps, (trial.mark // lap + 1) * lap)
-        own = self._length(trial.batch_size)
-        left = (m for m in marks if m > trial.mark and self.horizon.own(m, own) > trial.step)
-        return next(left, self.steps)
+        return next((mark for mark in marks if mark > trial.mark), self.steps)
 
     # -- one trial ----------------------------------------------------------------------------
 
@@ -294,11 +291,14 @@ class TaskTrainer:
     ) -> Taken:
         """The losses of a trial that has come to a mark.
 
-        ``validation_loss``: None: there is none, so that the training loss counts.
+        ``validation_loss``: None: there is none, so that the training loss counts. In large batches
+        two marks may be the same step of the trial's own: then nothing was trained in between.
         """
-        assert trial.total is not None
-        train_loss = float(trial.total) / max(1, trial.seen)
-        loss = train_loss if validation_loss is None else validation_loss
+        loss, train_loss = trial.lowest, math.nan
+        if trial.total is not None:
+            loss = train_loss = float(trial.total) / max(1, trial.seen)
+        if validation_loss is not None:
+            loss = validation_loss
         seconds = trial.seconds + share
         trial.mark, trial.seen, trial.total, trial.seconds = mark, 0, None, 0.0
         initial = self.initial_loss

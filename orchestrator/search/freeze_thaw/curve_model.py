@@ -37,9 +37,9 @@ _RATES_WEIGHT, _SHAPE_WEIGHT = 0.2, 3.0  # tempering: surfaces are like, never t
 _RESIDUAL, _REACH = 0.05, 0.4  # spread of what surfaces miss, in spans; its range in decades
 _SEEN_ENDS = 1e-4  # variance left where a curve was seen to its end
 # The wall: where rates diverge by the horizon. It moves colder as training goes on.
-_WALL_ASTRAY = 0.5  # chance that surfaces say nothing of it
-_WALL_STAYS = 0.6  # chance that it does not move any more
-_WALL_STEP, _WALL_DRIFT = 0.1, 0.3  # decades that it moves else: at all, and per decade of steps
+_WALL_ASTRAY = 0.7  # chance that surfaces say nothing of it
+_WALL_STAYS = 0.4  # chance that it does not move any more
+_WALL_STEP, _WALL_DRIFT = 0.1, 0.5  # decades that it moves else: at all, and per decade of steps
 SAMPLES = 200
 _TINY = 1e-6  # progress that stands for none, where it divides
 _JITTER = 1e-6  # of a kernel's diagonal, so that rounding leaves it positive

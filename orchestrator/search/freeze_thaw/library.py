@@ -17,9 +17,10 @@ import numpy.typing as npt
 from orchestrator.search.loss_curve import Array
 
 # The library's own grid.
-FRACTIONS = np.array(
-    [0.003, 0.006, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.22, 0.32, 0.45, 0.6, 0.8, 1.0]
-)
+FRACTIONS = np.array([
+    1 / 512, 0.003, 0.0045, 0.0065, 0.01, 0.015, 0.022, 0.033, 0.05, 0.075, 0.11, 0.16, 0.24, 0.35,
+    0.5, 0.65, 0.8, 1.0,
+])  # fmt: skip
 LOWEST, SPACING, RATES = -5.0, 0.2, 36
 DEAD = -9.0  #: Stands for the progress of a training that has diverged.
 
