@@ -39,7 +39,7 @@ class _Entry(BaseModel):
     problem: str
     optimizer: str
     schedule: str = "constant"
-    warmup: int = 0
+    warmup: float = 0  #: In whatever unit: it tells tasks apart.
     batch_size: int
     lr: float = Field(gt=0, allow_inf_nan=False)
     seed: int = 0
@@ -65,7 +65,7 @@ class _Entry(BaseModel):
     @property
     def task(self) -> str:
         end = f"s{self.num_steps}" if self.num_steps is not None else f"e{self.num_epochs}"
-        warm = f"/w{self.warmup}" if self.warmup else ""
+        warm = f"/w{self.warmup:g}" if self.warmup else ""
         return f"{self.problem}/{self.optimizer}/{self.schedule}{warm}/b{self.batch_size}/{end}"
 
     @property

@@ -3,11 +3,11 @@
     python -m benchmarks.search.short_horizons [--only NAME] [--seeds N] [--json]
 
 Runs ``justright tune`` with its defaults, in a process and a state folder of its own, on the tasks
-of ``short_tasks.py``. The truth is a grid of twelve rates a decade, each trained to the end with
-the study's own seed. Regret: the loss of a full training at the answer above the grid's best, over
-the median rate's loss above it, 0 where the answer is better. ``seconds`` are those of the whole
-command, evaluations on the way included; ``grid_seconds`` those of the grid in one process, whose
-losses are taken at the end of each epoch only.
+of ``short_tasks.py``. The truth is a grid of eight rates a decade, from 1e-4 to 1, each trained to
+the end with the study's own seed. Regret: the loss of a full training at the answer above the
+grid's best, over the median rate's loss above it, 0 where the answer is better. ``seconds`` are
+those of the whole command, evaluations on the way included; ``grid_seconds`` those of the grid in
+one process, whose losses are taken at the end of each epoch only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.search.fine_grid import answer_of, grid, open_trainer, train
 
 TASKS = ("Characters", "ThreeEpochs", "SixEpochs", "FineTuning")
-LOW, HIGH, PER_DECADE = 1e-5, 10.0, 12
+LOW, HIGH, PER_DECADE = 1e-4, 1.0, 8
 
 
 def row(name: str, seeds: int) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class Stream(IterableDataset[Any]):
 
 
 class Streamed(Mlp):
-    steps = 40
+    steps: int | None = 40
 
     def train_data(self) -> Any:
         return Stream()
