@@ -80,6 +80,8 @@ class StudySpec(BaseModel):
     trials: int = Field(default=30, ge=1)
     epochs: int | None = Field(default=None, ge=1)  #: None: the task's own horizon ...
     steps: int | None = Field(default=None, ge=1)  #: ... in optimizer steps; one of the two.
+    budget: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Full trainings that the study may cost; None: as many as the search finds worth it."""
     timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)  #: seconds
     target: float | None = Field(default=None, allow_inf_nan=False)  #: A loss that is good enough.
     sampler: SamplerName = "auto"
@@ -100,6 +102,7 @@ class StudySpec(BaseModel):
         "trials",
         "epochs",
         "steps",
+        "budget",
         "timeout",
         "target",
         "replicates",
@@ -154,7 +157,7 @@ class StudySpec(BaseModel):
 
 
 # What may differ when a name is submitted again: the study goes on under the new rules.
-_STOP_RULES = frozenset({"trials", "timeout", "target", "replicates", "stall"})
+_STOP_RULES = frozenset({"trials", "budget", "timeout", "target", "replicates", "stall"})
 
 
 def differences(known: StudySpec, asked: StudySpec) -> list[str]:

@@ -43,6 +43,7 @@ class StudyOptions:
     trials: Annotated[_Whole, typer.Option(help="Learning rates to try (30).")] = None
     epochs: Annotated[_Whole, typer.Option(help="The horizon (the task's own).")] = None
     steps: Annotated[_Whole, typer.Option(help="The horizon in optimizer steps instead.")] = None
+    budget: Annotated[_Number, typer.Option(help="Full trainings that it may cost.")] = None
     timeout: Annotated[_Number, typer.Option(help="Seconds after which to answer.")] = None
     target: Annotated[_Number, typer.Option(help="A loss at which to stop.")] = None
     stall: Annotated[

@@ -58,7 +58,8 @@ class Answer(BaseModel):
 
     study: str
     state: StudyState
-    reason: str | None  #: converged, trials, timeout, target, cancelled; None while it runs.
+    #: converged, trials, budget, timeout, target, cancelled; None while it runs.
+    reason: str | None
     best_lr: float | None
     params: dict[str, Any]
     loss: float | None

@@ -108,7 +108,8 @@ class CurrentAnswer:
             promising = any(r.best is not None and not r.diverged for r in self._trials)
             found = (self._lately("rate", policy.recommend) if promising else None) or {}
             others = {name: value for name, value in found.items() if name != "lr"}
-            return answer.model_copy(update={"best_lr": found.get("lr"), "params": others})
+            bands = self._bands(policy, found) if found and not self._record.active else {}
+            return answer.model_copy(update={"best_lr": found.get("lr"), "params": others, **bands})
         if answer.loss is None:
             return answer
         ask = partial(policy.estimate, answer.best_lr, answer.loss, answer.params)
@@ -123,6 +124,15 @@ class CurrentAnswer:
             half = expected.deviation
             changes["loss_interval"] = (answer.loss - half, answer.loss + half)
         return answer.model_copy(update=changes)
+
+    def _bands(self, policy: Policy, found: dict[str, Any]) -> dict[str, Any]:
+        """How sure a rate is that no training has come to the end with."""
+        lowest = min(r.best for r in self._trials if r.best is not None and not r.diverged)
+        others = {name: value for name, value in found.items() if name != "lr"}
+        expected = policy.estimate(found["lr"], lowest, others)
+        if expected is None:
+            return {}
+        return {"plateau": expected.plateau, "uncertain": expected.uncertain}
 
     def _lately(self, what: str, ask: Callable[[], T], about: Any = None) -> T:
         """What the search said a moment ago: a snapshot must cost less than a decision. For the

@@ -33,11 +33,21 @@ class Ending:
             return "timeout"
         if spec.target is not None and trials.best <= spec.target:
             return "target"
+        if self._budget_is_spent():
+            return "budget"
         if self._search.policy is None or not trials.idle:
             return None
-        if self._search.exhausted:
+        over = self._search.policy.stop_reason()
+        if self._search.exhausted and over is None:
             self._record.warn(_NOTHING_LEFT)
             return "trials"
         if trials.all_finished and len(trials) >= most_trials(spec):
             return "trials"
-        return self._search.policy.stop_reason()
+        return over
+
+    def _budget_is_spent(self) -> bool:
+        """Whether it has trained for as many full trainings as it may. Lost attempts count."""
+        inspection, budget = self._record.inspection, self._record.spec.budget
+        if budget is None or inspection is None or inspection.horizon is None:
+            return False
+        return sum(record.trained for record in self._book.trials) >= budget * inspection.horizon

@@ -72,13 +72,16 @@ class Planner:
         allowed: tuple[float, float],
         seed: int,
         hint: float | None = None,
+        budget: float | None = None,
     ) -> None:
         """``marks``: the steps at which losses are taken and trials may pause, the horizon last.
 
         ``asked``: decades over which the start is spread. ``allowed``: ... that may be tried.
 
-        ``hint``: the best rate of a like task, in decades.
+        ``hint``: the best rate of a like task, in decades. ``budget``: full trainings that all may
+        cost; None: as many as are worth it.
         """
+        self._budget = budget
         self._marks, self._seed, self._hint = marks, seed, hint
         self.horizon = marks[-1]
         self.first = at_or_after(marks, _START * self.horizon)
@@ -93,7 +96,8 @@ class Planner:
         """The rates to begin with, in decades, at most ``most``; the likeliest first."""
         low, high = self._asked
         width = high - low
-        count = min(_PROBES, max(_FEWEST, int(_START_COST * self.horizon / self.first)))
+        cost = _START_COST * min(1.0, self._budget or 1.0)
+        count = min(_PROBES, max(_FEWEST, int(cost * self.horizon / self.first)))
         count = min(most, max(2, math.ceil(count * min(1.0, (width + 1) / (_USUAL + 1)))))
         # Few must not lie at the ends, where hardly any answer is.
         margin = min(_MARGIN, width / 8) if count > _FEWEST else width / (2 * count)
@@ -130,13 +134,39 @@ class Planner:
         capacity: int = 1,
         new: int = 1000,
     ) -> Plan | None:
-        """What one job shall train; None: nothing at present.
+        """What one job shall train within the budget; None: nothing at present.
+
+        The arguments are those of ``wanted``.
+        """
+        plan = self.wanted(curves, busy, closed, lanes=lanes, capacity=capacity, new=new)
+        if plan is None or self._budget is None:
+            return plan
+        left = self._budget * self.horizon - sum(curve.steps for curve in curves.values())
+        for mark in reversed([mark for mark in self._marks if mark <= plan.until]):
+            going = tuple(x for x in plan.rates if _steps(curves, x) < mark)
+            if going and sum(mark - _steps(curves, x) for x in going) <= left:
+                return Plan(mark, going)
+        return None
+
+    def wanted(
+        self,
+        curves: Mapping[float, LossCurve],
+        busy: Collection[float],
+        closed: Collection[float] = (),
+        *,
+        lanes: int = 1,
+        capacity: int = 1,
+        new: int = 1000,
+    ) -> Plan | None:
+        """What one job shall train, whatever it costs; None: nothing at present.
 
         ``busy``: rates that are in training. ``closed``: ... that cannot be trained on. ``lanes``:
         trainings in the job. ``capacity``: trainings that can go on at once, everywhere. ``new``:
         rates that may still be begun.
         """
         forecast = self.forecast(curves)
+        if self._budget is not None:
+            capacity = 1  # what is trained beside costs no time, but it costs
         rung = max((c.steps for c in curves.values() if not c.diverged), default=self.first)
         while True:
             count = self._count(curves, rung, capacity)

@@ -71,6 +71,7 @@ class FreezeThawPolicy(Policy):
             (math.log10(low), math.log10(high)),
             self._spec.seed,
             None if self._hint is None else math.log10(self._hint),
+            self._spec.budget,
         )
 
     # -- what the study says ------------------------------------------------------------------
@@ -201,15 +202,11 @@ class FreezeThawPolicy(Policy):
         trials = self._by_rate()
         if len(trials) < len(self._planner.probes(self._spec.trials)) or self._busy(trials):
             return None
-        plan = self._planner.plan(
-            self._curves(trials),
-            (),
-            self._closed(trials),
-            lanes=1,
-            capacity=1,
-            new=self._spec.trials - len(trials),
-        )
-        return "trials" if plan is None else None
+        curves, closed = self._curves(trials), self._closed(trials)
+        new = self._spec.trials - len(trials)
+        if self._planner.plan(curves, (), closed, new=new) is not None:
+            return None
+        return "trials" if self._planner.wanted(curves, (), closed, new=new) is None else "budget"
 
     def should_stop(self, trial: FrozenTrial) -> str | None:
         return None  # rungs are short: what is not promising stays frozen

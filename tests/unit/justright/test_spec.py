@@ -18,7 +18,7 @@ from tests.helpers.examples import tries
 from tests.helpers.strategies import RATES, SCALARS, instances
 
 # Under these, a study of the same name goes on; everything else makes it another one.
-STOP_RULES = {"trials", "timeout", "target", "replicates", "stall"}
+STOP_RULES = {"trials", "budget", "timeout", "target", "replicates", "stall"}
 untimed = settings(deadline=None, max_examples=tries(50))
 
 

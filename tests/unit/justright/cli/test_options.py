@@ -67,7 +67,7 @@ def test_what_is_typed_arrives() -> None:
 def test_every_option_reaches_the_spec(length: dict[str, int]) -> None:
     typed = StudyOptions(
         task=DIGITS, lr="1e-4:1", trials=7, **length,
-        timeout=9.0, target=0.5, stall=60.0,
+        timeout=9.0, budget=2.0, target=0.5, stall=60.0,
         sampler="random", pruner="median", replicates=2, seed=5, lanes="4", name="mine",
         arguments=["hidden=8"], search=["momentum"], pool="big", like="other", metric="val_loss",
     )  # fmt: skip
