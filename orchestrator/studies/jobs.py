@@ -80,4 +80,4 @@ def _marks(inspection: Inspection | None, until: int | None) -> tuple[int, ...]:
         return ()
     if until is None:
         return inspection.coarse_marks
-    return tuple(mark for mark in inspection.marks if mark <= until)
+    return (*(mark for mark in inspection.marks if mark < until), until)

@@ -19,8 +19,9 @@ class Halving(Policy):
 
     def __init__(self, context: SearchContext) -> None:
         spec = context.spec
-        assert context.inspection.epochs is not None
-        self._asking, self._horizon = Asking(context), context.inspection.epochs
+        assert context.inspection.horizon is not None
+        self._lap = context.inspection.lap or 1
+        self._asking, self._horizon = Asking(context), context.inspection.horizon // self._lap
         low, high = context.lr_range
         self._space = FloatDistribution(low, high, log=True)
         self._rates = [low * (high / low) ** ((i + 0.5) / spec.trials) for i in range(spec.trials)]
@@ -35,16 +36,20 @@ class Halving(Policy):
         if missing:
             new = []
             for rate in missing:
-                self._asking.fix({"lr": rate}, {ledger.UNTIL: 1})
+                self._asking.fix({"lr": rate}, {ledger.UNTIL: self._lap})
                 new.append(self._asking.ask({"lr": self._space}))
-            return Suggestion(1, tuple(new))
+            return Suggestion(self._lap, tuple(new))
         group, until = trials, 1
-        while all(_at(trial, until) for trial in group) and until < self._horizon:
+        while all(_at(trial, until * self._lap) for trial in group) and until < self._horizon:
             alive = [trial for trial in group if not trial.state.is_finished()]
-            group = sorted(alive, key=lambda t: _lowest(t, until))[: math.ceil(len(group) / 2)]
+            group = sorted(alive, key=lambda t: _lowest(t, until * self._lap))[
+                : math.ceil(len(group) / 2)
+            ]
             until = min(2 * until, self._horizon)
-        ready = [trial.number for trial in group if _waits(trial) and not _at(trial, until)]
-        return Suggestion(until, (), tuple(ready[: lanes or 1]))
+        ready = [
+            trial.number for trial in group if _waits(trial) and not _at(trial, until * self._lap)
+        ]
+        return Suggestion(until * self._lap, (), tuple(ready[: lanes or 1]))
 
     def stop_reason(self) -> str | None:
         trials = self._asking.asked()
@@ -68,7 +73,7 @@ class Idle(Halving):
 
 
 def _at(trial: FrozenTrial, until: int) -> bool:
-    return trial.state.is_finished() or len(trial.intermediate_values) >= until
+    return trial.state.is_finished() or (trial.last_step or 0) >= until
 
 
 def _waits(trial: FrozenTrial) -> bool:

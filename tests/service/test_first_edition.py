@@ -21,7 +21,7 @@ from justright.spec import TaskRef
 from justright.task import Task
 from tests.helpers.commands import justright
 from worker.checkpoints.format import unpack
-from worker.training.trainer import TaskTrainer
+from worker.training.trainer import TaskTrainer, count_steps
 from worker.user_code.loading import load
 
 DATA = Path(__file__).parent / "data" / "first_edition.tar.gz"
@@ -124,6 +124,7 @@ def continued(
     work = TrialWork(number=trial.number, lr=trial.params["lr"], seed=0, attempt=1)
     training = trainer.start(work)
     training.restore(unpack(checkpoint))
+    count_steps(trainer, training)
     found: dict[int, float | None] = {}
     while training.epoch < len(trial.intermediate_values):
         result = trainer.train_epoch(training)

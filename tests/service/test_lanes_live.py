@@ -42,8 +42,9 @@ def test_every_loss_is_that_of_its_rate(example: str, tmp_path: Path) -> None:
         work = TrialWork(number=trial.number, lr=trial.params["lr"], seed=0, attempt=1)
         training = trainer.start(work)
         for step, loss in sorted(trial.intermediate_values.items()):
-            result = trainer.train_epoch(training)
-            assert result is not None
+            results = trainer.train_lanes(trainer.lanes([training]), mark=step)
+            assert results is not None
+            (result,) = results
             assert result.step == step
             assert result.loss == pytest.approx(loss, rel=ROUNDED), trial.number
         if ledger.DIVERGED in trial.user_attrs:
