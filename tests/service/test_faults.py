@@ -201,6 +201,9 @@ def test_a_training_that_leaks_is_recycled_and_goes_on(clean_redis: str, tmp_pat
 # -- leaving and resting --------------------------------------------------------------------------
 
 
+EPOCH = 4  # batches
+
+
 def await_snapshot(env: dict[str, str], true: Any) -> Snapshot:
     """The first snapshot of the study for which it holds."""
     broker = RedisBroker(connect(env["JUSTRIGHT_REDIS_URL"], patient=False), SIGNER)
@@ -227,7 +230,7 @@ def submit_slow(env: dict[str, str], folder: Path, trials: int = 2, pause: float
 
 
 def epochs_of(snapshot: Snapshot) -> int:
-    return sum(trial.step for trial in snapshot.trials)
+    return sum(trial.step for trial in snapshot.trials) // EPOCH
 
 
 @pytest.mark.parametrize("group", [False, True])
@@ -237,7 +240,7 @@ def test_a_drained_worker_saves_and_gives_its_trials_back(
     """In the middle of an epoch; another worker goes on from that batch."""
     with service(clean_redis, tmp_path) as env:
         submit_slow(env, tmp_path)
-        await_snapshot(env, lambda s: any(t.step == 1 for t in s.trials))
+        await_snapshot(env, lambda s: any(t.step == EPOCH for t in s.trials))
         broker = RedisBroker(connect(clean_redis, patient=False), SIGNER)
         pid = broker.workers()[0].pid
         child = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
@@ -249,11 +252,13 @@ def test_a_drained_worker_saves_and_gives_its_trials_back(
         work = ("worker", "--gpus", "none", "--threads", "1", "--tasks", str(tmp_path))
         with serving(*work, log=tmp_path / "second.log", env=env):
             ended = await_snapshot(env, lambda s: s.state in STUDY_FINISHED)
-    assert int(place.stem.split("-")[2]) > 0, "saved between two batches of an epoch"
+    _, mark, step = map(int, place.stem.split("-"))
+    assert mark == EPOCH
+    assert step > mark, "saved between two batches of an epoch"
     assert {trial.state for trial in ended.trials} == {TrialState.COMPLETE}
     assert max(trial.attempt for trial in ended.trials) == 2
     assert left.answer is not None
-    assert re.search(r"trial goes on .*step=1\b", (tmp_path / "second.log").read_text())
+    assert re.search(rf"trial goes on .*step={EPOCH}\b", (tmp_path / "second.log").read_text())
     assert ended.answer is not None
     assert ended.answer.epochs == 6, "no epoch was trained twice"
     assert not list((tmp_path / "state" / "artifacts").glob("s-*/*/*.pt")), "none is kept"
@@ -262,7 +267,7 @@ def test_a_drained_worker_saves_and_gives_its_trials_back(
 def test_a_paused_study_goes_on_from_its_checkpoints(clean_redis: str, tmp_path: Path) -> None:
     with service(clean_redis, tmp_path) as env:
         submit_slow(env, tmp_path, trials=3, pause=1.0)
-        await_snapshot(env, lambda s: any(t.step == 1 for t in s.trials))
+        await_snapshot(env, lambda s: any(t.step == EPOCH for t in s.trials))
         assert justright("pause", "s", env=env).returncode == 0
         paused = await_snapshot(
             env, lambda s: s.state == "paused" and any(t.state == "paused" for t in s.trials)
@@ -313,7 +318,7 @@ def test_a_paused_tune_ends_and_is_resumed_another_day(tmp_path: Path) -> None:
 def test_a_worker_whose_job_was_taken_back_stops_at_once(clean_redis: str, tmp_path: Path) -> None:
     with service(clean_redis, tmp_path) as env:
         submit_slow(env, tmp_path)
-        await_snapshot(env, lambda s: any(t.step == 1 for t in s.trials))
+        await_snapshot(env, lambda s: any(t.step == EPOCH for t in s.trials))
         broker = RedisBroker(connect(clean_redis, patient=False), SIGNER)
         worker = broker.workers()[0]
         child = Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()[0]

@@ -161,10 +161,10 @@ RAISES_LATE = TINY.replace(
     "def loss(self, output, target):\n"
     "        if self.training_step() > 3: raise ValueError('no more of this')\n"
     "        return super().loss(output, target)\n\n"
-    "    steps = 0\n\n"
+    "    seen = 0\n\n"
     "    def training_step(self):\n"
-    "        self.steps += 1\n"
-    "        return self.steps\n\n"
+    "        self.seen += 1\n"
+    "        return self.seen\n\n"
     "    def model(self):",
 )
 
