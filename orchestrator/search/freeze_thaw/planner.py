@@ -142,10 +142,12 @@ class Planner:
         if plan is None or self._budget is None:
             return plan
         left = self._budget * self.horizon - sum(curve.steps for curve in curves.values())
-        for mark in reversed([mark for mark in self._marks if mark <= plan.until]):
-            going = tuple(x for x in plan.rates if _steps(curves, x) < mark)
-            if going and sum(mark - _steps(curves, x) for x in going) <= left:
-                return Plan(mark, going)
+        # Fewer steps for all of them before fewer of them; one alone is what ``lanes=1`` asks for.
+        for count in range(len(plan.rates), 0, -1):
+            for mark in reversed([mark for mark in self._marks if mark <= plan.until]):
+                going = tuple(x for x in plan.rates[:count] if _steps(curves, x) < mark)
+                if going and sum(mark - _steps(curves, x) for x in going) <= left:
+                    return Plan(mark, going)
         return None
 
     def wanted(

@@ -117,3 +117,23 @@ def test_a_target_ends_the_search_and_is_its_answer(tmp_path: Path) -> None:
     assert snapshot.answer is not None
     assert snapshot.answer.reason == "target"
     assert snapshot.answer.best_lr is not None
+
+
+@pytest.mark.parametrize("budget", [0.5, 1.0, 2.0, 3.0])
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_a_budget_is_kept_to_and_answered(tmp_path: Path, budget: float, lanes: int) -> None:
+    house = House(tmp_path, 1, lanes)
+    house.submit(lr=(1e-4, 10.0), trials=30, budget=budget)
+    snapshot = house.run()
+    answer = snapshot.answer
+    assert snapshot.state == StudyState.COMPLETE
+    assert answer is not None
+    assert answer.best_lr is not None
+    assert answer.full_trainings is not None
+    assert answer.reason in ("budget", "converged")
+    assert answer.full_trainings <= budget
+    assert answer.full_trainings > budget / 2 or answer.reason == "converged"
+    assert answer.plateau is not None
+    assert answer.plateau[0] <= answer.best_lr <= answer.plateau[1]
+    assert answer.uncertain is not None
+    assert answer.uncertain[0] <= answer.best_lr <= answer.uncertain[1]
