@@ -38,7 +38,7 @@ _SURE = (0.1, 0.9)  # quantiles of the samples' best rates, between which candid
 _CROWDED = 0.7  # of the distance between candidates, within which one stands for another
 _BESIDE_HINT = (0.0, -0.4, 0.4, -0.8, 0.8)  # decades from a hint at which a search begins
 _ROUNDING = 1e-6  # steps of the grid
-_USUAL_COST = 4.0  # full trainings that a search takes, about
+_USUAL_COST = 2.5  # full trainings that a search takes, about
 _MOST = 12.0  # full trainings after which the search ends with what it has
 
 

@@ -130,7 +130,7 @@ def test_a_promotion_says_where_to_before_it_moves(
 
     monkeypatch.setattr(TrialWriter, "note", noting)
     house = House(tmp_path, lanes=4)
-    house.submit(trials=8)
+    house.submit(lr=(1e-4, 10.0), trials=8)
     house.run()
     promoted = 0
     for number in {trial for trial, _ in written}:
