@@ -169,7 +169,7 @@ def test_a_trial_that_crashes_each_time_is_failed_for_good(
     with service(clean_redis, tmp_path) as env:
         # With a pause in each batch its first epoch is reported before the process is gone: where
         # no trial gets anywhere, a study gives up sooner.
-        repeated = ("--set", "again=true", "--set", "pause=0.4")
+        repeated = ("--set", "again=true", "--set", "pause=0.25")
         snapshot = run(env, tmp_path, "leaves", "--trials", "20", *repeated)
     ended = [trial for trial in snapshot.trials if trial.state == TrialState.FAILED]
     assert len(ended) == 3
