@@ -31,7 +31,7 @@ _ADVANCE = 1.6  # ratio of steps by which a rate catches up before it is judged 
 _FIRST = 0.15  # share of a rung that a new rate is trained at first
 _CANDIDATES = ((0.2, 3), (0.4, 2), (math.inf, 1))  # rates on a rung, up to a share of the horizon
 _AT_THE_END = 2  # ... and once one has got there
-_BESIDE = ((0.1, 4), (0.25, 2), (math.inf, 1))  # ... where as many train at once
+_BESIDE = (0.1, 4)  # ... where as many train at once: up to this share, so many
 _NEAREST = 0.2  # decades between candidates, at least
 _WORTH = 0.09  # expected regret that a full training must promise to save, for each one spent
 _SURE = (0.1, 0.9)  # quantiles of the samples' best rates, between which candidates lie
@@ -190,8 +190,8 @@ class Planner:
         alone = next(count for until, count in _CANDIDATES if ended or share < until)
         if ended:
             alone = _AT_THE_END
-        beside = next(most for until, most in _BESIDE if share < until)
-        return max(alone, min(capacity, beside))
+        until, most = _BESIDE
+        return max(alone, min(capacity, most)) if share < until else alone
 
     def _ended(self, curve: LossCurve) -> bool:
         return not curve.diverged and curve.steps >= self.horizon
