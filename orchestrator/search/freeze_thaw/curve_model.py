@@ -32,7 +32,11 @@ _GAP_ERROR = 0.25  # decades by which the gap to the leader differs from a like 
 _SHAPE_ERROR = 0.2  # ... and the gap of the leader's own past to its present
 _CAP = 9.0  # squared errors count no more than this: no one outlier rules a surface out
 _MISJUDGED = 6.0  # squared error where one diverges and the other does not
+_BESIDE = 1.0
 _CROWD = 0.3  # decades in which rates tell the same
+# What any rate gains at once, such as the frequencies of words, as shares of the leader's progress.
+_TRIVIAL = np.array([0.0, 0.7, 0.9])
+_TRIVIAL_CHANCE = np.log([0.7, 0.2, 0.1])
 _RATES_WEIGHT, _SHAPE_WEIGHT = 0.2, 3.0  # tempering: surfaces are like, never the same
 _RESIDUAL, _REACH = 0.05, 0.4  # spread of what surfaces miss, in spans; its range in decades
 _SEEN_ENDS = 1e-4  # variance left where a curve was seen to its end
@@ -135,15 +139,15 @@ class CurveModel:
 
     def forecast(self, random: np.random.Generator, samples: int = SAMPLES) -> Forecast:
         """What to expect at the horizon."""
-        weights = self.posterior().ravel()
+        weights = self.posterior()
         marks = (random.random() + np.arange(samples)) / samples
-        drawn = np.minimum(np.searchsorted(np.cumsum(weights), marks), len(weights) - 1)
+        drawn = np.minimum(np.searchsorted(np.cumsum(weights), marks), weights.size - 1)
         kinds, back = np.unique(drawn, return_inverse=True)
-        surface, shift = np.divmod(kinds, len(SHIFTS))
+        trivial, surface, shift = np.unravel_index(kinds, weights.shape)
         ends = self._prior.ends(surface, SHIFTS[shift], self._grid)
         dead, span = (ends < 0)[back], _spans(np.where(ends < 0, -np.inf, ends))[back]
         alive = [x for x, curve in sorted(self._curves.items()) if not curve.diverged]
-        correction, spread, seen = self._residuals(kinds, alive)
+        correction, spread, seen, unit = self._residuals(trivial, surface * len(SHIFTS) + shift, alive)
         noise = random.standard_normal((samples, len(self._grid))) @ spread.T
         progress = (ends + np.where(ends < 0, 0, correction))[back]
         progress = progress + noise * (_RESIDUAL * span)[:, None]
@@ -154,14 +158,17 @@ class CurveModel:
                 dead[:, : place + 1] = False
         dead |= self._walls(random, samples, alive)
         progress = np.where(dead, -np.inf, progress)
-        noise_of = self._prior.noise[surface][back]
-        return Forecast(self._grid, progress, _regrets(progress).mean(0), noise_of)
+        regret = _regrets(progress).mean(0)
+        # Back to what has come down from the untrained value.
+        whole = unit / (self._leading() * _TRIVIAL[trivial] + unit)
+        progress = 1 - (1 - progress) * whole[back][:, None]
+        return Forecast(self._grid, progress, regret, (self._prior.noise[surface] * whole)[back])
 
     # -- how likely each surface and shift is -------------------------------------------------
 
     def posterior(self) -> Array:
-        """Weights of (surface, shift), of sum 1."""
-        total = self._start.copy()
+        """Weights of (trivial share, surface, shift), of sum 1."""
+        total = self._start + (_TRIVIAL_CHANCE + self._impossible())[:, None, None]
         marks = self._marks()
         found = [one for mark in marks if (one := self._compare(mark)) is not None]
         if found:
@@ -183,10 +190,31 @@ class CurveModel:
             self._known[key] = self._prior.at(decades, share).astype(np.float32)
         return self._known[key]
 
-    def _progress(self, curve: LossCurve, step: int) -> float:
+    def _leading(self) -> float:
+        """The most progress of all."""
+        alive = [curve for curve in self._curves.values() if not curve.diverged]
+        return max((self._initial - curve.lowest for curve in alive), default=0.0)
+
+    def _impossible(self) -> Array:
+        """By trivial share: -inf where a rate beside the leader has gained less at first."""
+        alive = {x: c for x, c in self._curves.items() if not c.diverged}
+        found = np.where(_TRIVIAL > 0, -np.inf, 0.0)
+        if not alive:
+            return found
+        leader = min(alive, key=lambda x: alive[x].lowest)
+        near = [c for x, c in alive.items() if abs(x - leader) <= _BESIDE]
+        first = min(min(c.steps for c in near), self._compared[0])
+        least = min(self._initial - c.lowest_until(first) for c in near)
+        if len(near) > 1:
+            found[_TRIVIAL * self._leading() <= least] = 0
+        return found
+
+    def _progress(self, curve: LossCurve, step: int) -> Array:
+        """By trivial share: less what any rate would have gained."""
         if curve.diverged and curve.steps <= step:
-            return DEAD
-        return max(0.0, self._initial - curve.lowest_until(step))
+            return np.full(len(_TRIVIAL), DEAD)
+        trivial = _TRIVIAL * max(0.0, self._leading())
+        return np.maximum(0.0, self._initial - trivial - curve.lowest_until(step))
 
     def _compare(self, step: int) -> Array | None:
         """Log likelihood of the gaps to the leader at a step; None where only one got there."""
@@ -194,16 +222,25 @@ class CurveModel:
         there = sorted(x for x, curve in curves if curve.steps >= step or curve.diverged)
         if len(there) < 2:
             return None
-        progress = np.array([self._progress(self._curves[x], step) for x in there])
-        key = (tuple(there), tuple(progress))
+        progress = np.stack([self._progress(self._curves[x], step) for x in there], -1)
+        key = (tuple(there), progress.tobytes())
         if self._at_marks.get(step, (None,))[0] != key:
             expected = np.stack([self._expected(x, step) for x in there], -1)
-            seen = _gaps(progress, progress.max())
-            errors = _errors(seen, _gaps(expected, expected.max(-1, keepdims=True)), _GAP_ERROR)
+            like = _gaps(expected, expected.max(-1, keepdims=True))
             places = np.array(there)
             crowd = np.exp(-np.abs(places[:, None] - places) / _CROWD).sum(1)
-            self._at_marks[step] = (key, -0.5 * (errors / crowd).sum(-1))
+            found = np.stack([self._likelihood(one, progress[0], like, crowd) for one in progress])
+            self._at_marks[step] = (key, found)
         return self._at_marks[step][1]
+
+    def _likelihood(self, progress: Array, whole: Array, like: Array, crowd: Array) -> Array:
+        leader = progress.max()
+        errors = _errors(_gaps(progress, leader), like, _GAP_ERROR)
+        found: Array = -0.5 * (errors / crowd).sum(-1)
+        # Of losses, not of gaps: where gaps are counted in a smaller unit, small ones tell more.
+        alive = progress >= 0
+        missing = np.log(_FLOOR * max(leader, _TINY) + whole.max() - whole[alive]) / crowd[alive]
+        return found - missing.sum() + missing[np.argmax(whole[alive])] if alive.any() else found
 
     def _shapes(self, marks: list[int]) -> Array | float:
         """Log likelihood of how the rates that were trained longest have come to where they are."""
@@ -214,39 +251,41 @@ class CurveModel:
             curve = alive[x]
             end = self._progress(curve, curve.steps)
             before = [mark for mark in marks if mark < curve.steps]
-            if end <= 0 or not before:
+            if end[0] <= 0 or not before:
                 continue
             expected = self._expected(x, curve.steps)
             for mark in before:
-                seen = _gaps(np.array(self._progress(curve, mark)), np.array(end))
                 like = _gaps(self._expected(x, mark), np.where(expected < 0, 1.0, expected))
-                errors = np.where(expected < 0, _MISJUDGED, _errors(seen, like, _SHAPE_ERROR))
+                seen = _gaps(self._progress(curve, mark), end)
+                errors = np.stack([_errors(one, like, _SHAPE_ERROR) for one in seen])
+                errors = np.where(expected < 0, _MISJUDGED, errors)
                 total = total - 0.5 * errors / math.sqrt(len(before)) / len(longest)
         return total
 
     # -- what surfaces miss -------------------------------------------------------------------
 
     def _residuals(
-        self, kinds: npt.NDArray[np.intp], alive: list[float]
-    ) -> tuple[Array | float, Array, Array]:
+        self, trivial: Array, kinds: Array, alive: list[float]
+    ) -> tuple[Array | float, Array, Array, Array]:
         """Correction of the ends (kinds, grid), a square root of what stays uncertain (grid, grid)
-        in residual units, and the progress already seen (kinds, alive)."""
+        in residual units, the progress already seen (kinds, alive), and the unit of progress."""
         grid = self._grid
         kernel = np.exp(-np.abs(grid[:, None] - grid) / _REACH)
         jitter = _JITTER * np.eye(len(grid))
         if not alive:
-            return 0.0, np.linalg.cholesky(kernel + jitter), np.empty((len(kinds), 0))
+            none = np.empty((len(kinds), 0))
+            return 0.0, np.linalg.cholesky(kernel + jitter), none, np.ones(len(kinds))
         curves = [self._curves[x] for x in alive]
         steps = np.array([curve.steps for curve in curves])
-        progress = np.array([self._progress(c, c.steps) for c in curves])
+        progress = np.stack([self._progress(c, c.steps) for c in curves], -1)[trivial]
         expected = np.stack(
             [self._expected(x, c.steps).ravel()[kinds] for x, c in zip(alive, curves, strict=True)],
             -1,
         )
         # The new task's unit of progress: from the leaders, mostly the longest trained.
-        top = max(progress.max(), _TINY**2)
+        top = np.maximum(progress.max(-1, keepdims=True), _TINY**2)
         trust = np.exp(-(top - progress) / (_LEADERS * top)) * steps / steps.max()
-        unit = (trust * progress).sum() / np.maximum(
+        unit = (trust * progress).sum(-1) / np.maximum(
             (trust * np.maximum(expected, 0)).sum(-1), _TINY
         )
         seen = progress / np.maximum(unit, _TINY**2)[:, None]
@@ -256,7 +295,7 @@ class CurveModel:
         cross = np.exp(-np.abs(grid[:, None] - places) / _REACH)
         gain = np.linalg.solve(near + np.diag((1 - share) / share + _SEEN_ENDS), cross.T).T
         spread = np.linalg.cholesky(kernel - gain @ cross.T + jitter)
-        return residual @ gain.T, spread, seen
+        return residual @ gain.T, spread, seen, unit
 
     def _walls(
         self, random: np.random.Generator, samples: int, alive: list[float]
