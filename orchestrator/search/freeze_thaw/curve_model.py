@@ -16,6 +16,7 @@ rate's loss above the best rate's, at most 1.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ _UNHINTED = 0.2  # weight of a surface, however far its best rate is from a hint
 _HINT_SPREAD = 0.4  # decades
 _JUST_ABOVE = 1e-6  # decades by which the wall lies above a rate that has not diverged
 _ON_GRID = 1e-9  # decades within which a rate lies on the grid's
+Places = npt.NDArray[np.integer]
 _DRAWS = 20  # of a training's end, for each sample
 
 
@@ -65,6 +67,7 @@ class Forecast:
     grid: Array
     progress: Array
     regret: Array  #: Estimate, for each rate.
+    excess: Array  #: ... of what a rate loses beyond the noise from seed to seed.
     noise: Array  #: (samples,) standard deviation of an end from seed to seed, in the same units.
 
     @property
@@ -76,6 +79,10 @@ class Forecast:
         """The best rate of each sample, sorted; of those in which any is left."""
         left = np.isfinite(self.progress.max(1))
         return np.sort(self.grid[np.argmax(self.progress, 1)][left])
+
+    def excess_at(self, decades: float) -> float:
+        """Estimate of what a rate loses beyond the noise: what better rates may still save."""
+        return float(self.excess[self._place(decades)])
 
     def regret_at(self, decades: float) -> float:
         return float(self.regret[self._place(decades)])
@@ -147,7 +154,8 @@ class CurveModel:
         ends = self._prior.ends(surface, SHIFTS[shift], self._grid)
         dead, span = (ends < 0)[back], _spans(np.where(ends < 0, -np.inf, ends))[back]
         alive = [x for x, curve in sorted(self._curves.items()) if not curve.diverged]
-        correction, spread, seen, unit = self._residuals(trivial, surface * len(SHIFTS) + shift, alive)
+        places = surface * len(SHIFTS) + shift
+        correction, spread, seen, unit = self._residuals(trivial, places, alive)
         noise = random.standard_normal((samples, len(self._grid))) @ spread.T
         progress = (ends + np.where(ends < 0, 0, correction))[back]
         progress = progress + noise * (_RESIDUAL * span)[:, None]
@@ -158,11 +166,13 @@ class CurveModel:
                 dead[:, : place + 1] = False
         dead |= self._walls(random, samples, alive)
         progress = np.where(dead, -np.inf, progress)
+        spread_of_seeds = self._prior.noise[surface][back]
         regret = _regrets(progress).mean(0)
-        # Back to what has come down from the untrained value.
-        whole = unit / (self._leading() * _TRIVIAL[trivial] + unit)
-        progress = 1 - (1 - progress) * whole[back][:, None]
-        return Forecast(self._grid, progress, regret, (self._prior.noise[surface] * whole)[back])
+        excess = _regrets(progress, spread_of_seeds[:, None]).mean(0)
+        # Back to all that has come down from the untrained value.
+        whole = (unit / (self._leading() * _TRIVIAL[trivial] + unit))[back]
+        progress = 1 - (1 - progress) * whole[:, None]
+        return Forecast(self._grid, progress, regret, excess, spread_of_seeds * whole)
 
     # -- how likely each surface and shift is -------------------------------------------------
 
@@ -193,7 +203,7 @@ class CurveModel:
     def _leading(self) -> float:
         """The most progress of all."""
         alive = [curve for curve in self._curves.values() if not curve.diverged]
-        return max((self._initial - curve.lowest for curve in alive), default=0.0)
+        return max(0.0, *(self._initial - curve.lowest for curve in alive), 0.0)
 
     def _impossible(self) -> Array:
         """By trivial share: -inf where a rate beside the leader has gained less at first."""
@@ -213,7 +223,7 @@ class CurveModel:
         """By trivial share: less what any rate would have gained."""
         if curve.diverged and curve.steps <= step:
             return np.full(len(_TRIVIAL), DEAD)
-        trivial = _TRIVIAL * max(0.0, self._leading())
+        trivial = _TRIVIAL * self._leading()
         return np.maximum(0.0, self._initial - trivial - curve.lowest_until(step))
 
     def _compare(self, step: int) -> Array | None:
@@ -239,7 +249,9 @@ class CurveModel:
         found: Array = -0.5 * (errors / crowd).sum(-1)
         # Of losses, not of gaps: where gaps are counted in a smaller unit, small ones tell more.
         alive = progress >= 0
-        missing = np.log(_FLOOR * max(leader, _TINY) + whole.max() - whole[alive]) / crowd[alive]
+        unit = max(whole.max(), sys.float_info.min)
+        missing = np.log(_FLOOR * max(leader / unit, _TINY) + (whole.max() - whole[alive]) / unit)
+        missing = missing / crowd[alive]
         return found - missing.sum() + missing[np.argmax(whole[alive])] if alive.any() else found
 
     def _shapes(self, marks: list[int]) -> Array | float:
@@ -265,7 +277,7 @@ class CurveModel:
     # -- what surfaces miss -------------------------------------------------------------------
 
     def _residuals(
-        self, trivial: Array, kinds: Array, alive: list[float]
+        self, trivial: Places, kinds: Places, alive: list[float]
     ) -> tuple[Array | float, Array, Array, Array]:
         """Correction of the ends (kinds, grid), a square root of what stays uncertain (grid, grid)
         in residual units, the progress already seen (kinds, alive), and the unit of progress."""
@@ -288,7 +300,8 @@ class CurveModel:
         unit = (trust * progress).sum(-1) / np.maximum(
             (trust * np.maximum(expected, 0)).sum(-1), _TINY
         )
-        seen = progress / np.maximum(unit, _TINY**2)[:, None]
+        unit = np.maximum(unit, _TINY**2)
+        seen = progress / unit[:, None]
         residual = np.where(expected < 0, 0, seen - expected)
         places, share = np.array(alive), np.minimum(1, steps / self._horizon)
         near = np.exp(-np.abs(places[:, None] - places) / _REACH)
@@ -357,11 +370,11 @@ def _spans(progress: Array) -> Array:
     return spans
 
 
-def _regrets(progress: Array) -> Array:
-    """Of each rate, in each row; 1 where it diverges."""
+def _regrets(progress: Array, slack: Array | float = 0.0) -> Array:
+    """Of each rate, in each row, beyond some slack; 1 where it diverges."""
     top = progress.max(1, keepdims=True)
     with np.errstate(invalid="ignore"):
-        regrets = (top - progress) / _spans(progress)[:, None]
+        regrets = (top - progress - slack) / _spans(progress)[:, None]
     kept: Array = np.clip(np.where(np.isfinite(progress), regrets, 1.0), 0, 1)
     return kept
 

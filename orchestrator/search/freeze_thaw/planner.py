@@ -33,7 +33,7 @@ _CANDIDATES = ((0.2, 3), (0.4, 2), (math.inf, 1))  # rates on a rung, up to a sh
 _AT_THE_END = 2  # ... and once one has got there
 _BESIDE = (0.1, 4)  # ... where as many train at once: up to this share, so many
 _NEAREST = 0.2  # decades between candidates, at least
-_WORTH = 0.09  # expected regret that a full training must promise to save, for each one spent
+_WORTH = 0.06  # regret beyond noise that a full training must save, for each one spent
 _SURE = (0.1, 0.9)  # quantiles of the samples' best rates, between which candidates lie
 _CROWDED = 0.7  # of the distance between candidates, within which one stands for another
 _BESIDE_HINT = (0.0, -0.4, 0.4, -0.8, 0.8)  # decades from a hint at which a search begins
@@ -289,7 +289,7 @@ class Planner:
         if not ended:
             return spent, max(usual, spent + self.horizon)
         best = min(ended, key=lambda x: curves[x].lowest)
-        needed = self.forecast(curves).regret_at(best) / _WORTH * self.horizon
+        needed = self.forecast(curves).excess_at(best) / _WORTH * self.horizon
         return spent, min(max(needed, spent), _MOST * self.horizon)
 
     def settled(self, curves: Mapping[float, LossCurve]) -> bool:
@@ -301,7 +301,7 @@ class Planner:
         best = min(ended, key=lambda x: curves[x].lowest)
         if spent >= _MOST or not any(c.lowest < c.losses[0] for c in curves.values()):
             return True  # long enough; or nothing is learned at any rate
-        return self.forecast(curves).regret_at(best) <= _WORTH * spent
+        return self.forecast(curves).excess_at(best) <= _WORTH * spent
 
 
 def _steps(curves: Mapping[float, LossCurve], x: float) -> int:

@@ -201,3 +201,44 @@ def test_the_weights_of_surfaces_sum_to_one_and_change_with_what_is_seen() -> No
     after = model.posterior()
     assert after.sum() == pytest.approx(1)
     assert np.abs(after - before).sum() > 0.1
+
+
+def observed(at_once: float) -> CurveModel:
+    """Five rates about the best one, half trained; each came down by so much more at once."""
+    task = Made(best=-2.0, wall=-0.5, horizon=40)
+    grid = grid_of(LOW, HIGH)
+    model = CurveModel(library(), task.initial + at_once, marks(task.horizon, 1), grid)
+    curves = {}
+    for x in (-2.8, -2.4, -2.0, -1.6, -1.2):
+        first, *later = task.losses(x, 20).losses
+        curves[x] = LossCurve.of([first + at_once, *later])
+    model.observe(curves)
+    return model
+
+
+def test_what_any_rate_gains_at_once_hides_no_difference() -> None:
+    plain, deep = observed(0.0), observed(20.0)
+    assert plain.posterior().sum((1, 2))[0] > 0.9, "each surface is taken as it is"
+    assert deep.posterior().sum((1, 2))[-1] > 0.5, "nine tenths were gained at once"
+    random = np.random.default_rng
+    first, second = plain.forecast(random(0)), deep.forecast(random(0))
+    assert abs(first.best - second.best) <= STEP + 1e-9
+    assert np.abs(first.regret - second.regret).max() < 0.2
+    # A share of a much longer way down.
+    at = [model._place(-1.2) for model in (first, second)]
+    small = [np.median(1 - f.progress[:, x]) for f, x in zip((first, second), at, strict=True)]
+    assert small[1] < small[0] / 4
+    assert np.median(second.noise) < np.median(first.noise) / 4
+
+
+def test_nothing_is_gained_at_once_where_a_rate_beside_the_best_has_not_moved() -> None:
+    model = observed(0.0)
+    idle = Made(best=2.0, wall=3.0).losses(-2.9, 20)
+    model.observe({**model._curves, -2.9: idle})
+    assert model.posterior().sum((1, 2)).tolist() == pytest.approx([1.0, 0.0, 0.0])
+
+
+def test_rates_within_the_noise_of_seeds_promise_nothing() -> None:
+    forecast = observed(0.0).forecast(np.random.default_rng(0))
+    assert (forecast.excess <= forecast.regret).all()
+    assert 0 < forecast.excess_at(-2.0) < forecast.regret_at(-2.0)
