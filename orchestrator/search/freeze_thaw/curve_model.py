@@ -247,12 +247,14 @@ class CurveModel:
         leader = progress.max()
         errors = _errors(_gaps(progress, leader), like, _GAP_ERROR)
         found: Array = -0.5 * (errors / crowd).sum(-1)
-        # Of losses, not of gaps: where gaps are counted in a smaller unit, small ones tell more.
         alive = progress >= 0
+        if not alive.any():
+            return found
+        # Of losses, not of gaps: where gaps are counted in a smaller unit, small ones tell more.
         unit = max(whole.max(), sys.float_info.min)
         missing = np.log(_FLOOR * max(leader / unit, _TINY) + (whole.max() - whole[alive]) / unit)
         missing = missing / crowd[alive]
-        return found - missing.sum() + missing[np.argmax(whole[alive])] if alive.any() else found
+        return found - missing.sum() + missing[np.argmax(whole[alive])]
 
     def _shapes(self, marks: list[int]) -> Array | float:
         """Log likelihood of how the rates that were trained longest have come to where they are."""
