@@ -251,10 +251,11 @@ class CurveModel:
         if not alive.any():
             return found
         # Of losses, not of gaps: where gaps are counted in a smaller unit, small ones tell more.
-        unit = max(whole.max(), sys.float_info.min)
+        unit = max(float(whole.max()), sys.float_info.min)
         missing = np.log(_FLOOR * max(leader / unit, _TINY) + (whole.max() - whole[alive]) / unit)
         missing = missing / crowd[alive]
-        return found - missing.sum() + missing[np.argmax(whole[alive])]
+        told: Array = found - missing.sum() + missing[np.argmax(whole[alive])]
+        return told
 
     def _shapes(self, marks: list[int]) -> Array | float:
         """Log likelihood of how the rates that were trained longest have come to where they are."""
