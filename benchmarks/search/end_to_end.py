@@ -39,7 +39,7 @@ EXAMPLES = {
 }
 LOW, HIGH, RATES = 1e-6, 10.0, 36
 _OTHERS = (100, 101, 102)  # seeds of the truth
-_FINE = 0.05  # decades, within half a decade of the best
+_FINE, _ABOUT = 0.05, 0.5  # decades between rates, and how far from the best
 
 
 @dataclass(frozen=True)
@@ -58,23 +58,35 @@ class Row:
 class Truth:
     """The mean lowest loss of full trainings, over log rate."""
 
-    def __init__(self, trainer: TaskTrainer) -> None:
-        spread = np.linspace(math.log10(LOW), math.log10(HIGH), RATES).tolist()
+    def __init__(
+        self,
+        trainer: TaskTrainer,
+        rates: tuple[float, float, int] = (LOW, HIGH, RATES),
+        seeds: Sequence[int] = _OTHERS,
+        fine: float = _FINE,
+        about: float = _ABOUT,
+    ) -> None:
+        """``rates``: lowest, highest, and how many. ``fine``: decades between those within
+        ``about`` decades of the best."""
+        low, high, count = rates
+        self._seeds = seeds
+        spread = np.linspace(math.log10(low), math.log10(high), count).tolist()
         known = dict(zip(spread, self._losses(trainer, spread), strict=True))
         best = min(known, key=lambda x: known[x])
-        fine = [x for x in np.arange(best - 0.5, best + 0.501, _FINE) if x not in known]
+        near = np.arange(best - about, best + about + fine / 2, fine)
+        fine_ones = [x for x in near if all(abs(x - y) > fine / 10 for y in known)]
         values = np.array(list(known.values()))
-        known |= dict(zip(fine, self._losses(trainer, fine), strict=True))
+        known |= dict(zip(fine_ones, self._losses(trainer, fine_ones), strict=True))
         self._places = np.array(sorted(known))
         self._values = np.array([known[x] for x in self._places])
         self.best = float(self._values.min())
+        self.best_lr = float(10 ** self._places[int(self._values.argmin())])
         middle = float(np.median(values))
         self.median = middle if math.isfinite(middle) else float(values[np.isfinite(values)].max())
 
-    @staticmethod
-    def _losses(trainer: TaskTrainer, places: Sequence[float]) -> list[float]:
+    def _losses(self, trainer: TaskTrainer, places: Sequence[float]) -> list[float]:
         found = []
-        for seed in _OTHERS:
+        for seed in self._seeds:
             curves = train_together(trainer, [(10**x, seed) for x in places])
             laps = trainer.steps // (trainer.horizon.lap or trainer.steps)
             whole = [len(curve) == laps + 1 for curve in curves]
@@ -89,9 +101,13 @@ class Truth:
     def regret(self, lr: float) -> float:
         """Of an answer; between the rates of the grid, linear in log rate."""
         loss = float(np.interp(math.log10(lr), self._places, self._values))
+        return max(0.0, self.regret_of(loss))
+
+    def regret_of(self, loss: float) -> float:
+        """Of a loss; below 0 where it is lower than that of any rate of the grid."""
         if not math.isfinite(loss):
             return 1.0
-        return min(1.0, max(0.0, (loss - self.best) / (self.median - self.best)))
+        return min(1.0, (loss - self.best) / (self.median - self.best))
 
 
 def tune(target: str, seed: int, *options: str) -> tuple[float, float, float]:
