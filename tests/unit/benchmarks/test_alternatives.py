@@ -16,7 +16,7 @@ from worker.training.trainer import TaskTrainer
 from worker.user_code.loading import load
 
 
-def trainer_of(task: LinearTable) -> TaskTrainer:
+def trainer_of(task: Task) -> TaskTrainer:
     trainer = TaskTrainer(task, torch.device("cpu"), threads=1)
     trainer.measure_initial_loss(0)
     return trainer
