@@ -97,7 +97,8 @@ class CurrentAnswer:
         rate = next((t.distributions["lr"] for t in trials if "lr" in t.distributions), None)
         if rate is None:
             return {}
-        return importance(trials, {"lr": rate, **beside}, record.spec.seed)
+        untrained = record.inspection.initial_loss
+        return importance(trials, {"lr": rate, **beside}, record.spec.seed, untrained)
 
     def _with_expectations(self, answer: Answer, policy: Policy | None) -> Answer:
         """What the search knows beyond the trials that have come to their end."""

@@ -92,8 +92,7 @@ def check_both_stages(folder: Path, workers: int, lanes: int) -> None:
     assert answer.reason == "trials"
     assert answer.params["schedule"] == "cosine"
     assert answer.best_lr == pytest.approx(10**-1.5, rel=1.5)
-    assert set(answer.importance) == {"lr", *SEARCH}
-    assert next(iter(answer.importance)) == "lr"  # two dozen trials do not order the others
+    assert list(answer.importance) == ["lr", "schedule", "weight_decay"]
     assert sum(answer.importance.values()) == pytest.approx(1, abs=0.01)
     assert answer.plateau is not None
     assert answer.best_lr is not None
