@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
+from justright.errors import TaskError
 from worker.lanes.lanes import Lanes
-from worker.training.data import Batches
-from worker.training.horizon import Horizon, looking_samples
+from worker.training.data import Batch, Batches
+from worker.training.horizon import Horizon, length, looking_samples
 from worker.training.samples import samples
+
+_LONGEST = 3  # trainings that a stream of held-out data may be long ...
+_ALWAYS = 1000  # ... or this many batches, if that is more
+
+
+class Ending:
+    """Held-out batches of which nobody knows how many there are: they must come to an end."""
+
+    def __init__(self, batches: Batches, steps: int) -> None:
+        """``steps``: of a full training."""
+        self._batches, self._steps = batches, steps
+
+    def of_size(self, batch_size: int) -> Ending:
+        return Ending(self._batches.of_size(batch_size), self._steps)
+
+    def part(self, count: int) -> Batches:
+        return self._batches.part(count)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        most = max(_ALWAYS, _LONGEST * self._steps)
+        for number, batch in enumerate(self._batches):
+            if number >= most:
+                raise TaskError(
+                    f"validation_data() has no length, and after {most} batches no end, where a "
+                    f"full training takes {self._steps}. Expected a stream that ends: let it stop, "
+                    "for example with itertools.islice, or return a Dataset with a length."
+                )
+            yield batch
 
 
 class HeldOut:
@@ -19,7 +51,8 @@ class HeldOut:
     def __init__(
         self, data: Batches, horizon: Horizon, batch_size: int, device: torch.device
     ) -> None:
-        self._data, self._horizon, self._device = data, horizon, device
+        self._horizon, self._device = horizon, device
+        self._data = Ending(data, horizon.steps) if length(data) is None else data
         self.looks_at = looking_samples(horizon, batch_size, data)
         """How many samples a look takes, about; None: all."""
         self._part = None if self.looks_at is None else data.part(self.looks_at)

@@ -40,6 +40,7 @@ from worker.user_code.guard import guarded, user_code
 _MOST_THREADS = torch.get_num_threads()
 # Operations of a forward pass below which a second CPU thread costs more than it gives.
 _WORTH_A_THREAD = 100e6
+_OF_A_STREAM = 1024  # samples of training data without an end on which the untrained loss is taken
 
 
 @dataclass
@@ -325,7 +326,8 @@ class TaskTrainer:
         """Set ``initial_loss``, the validation loss before training; None where not finite."""
         lanes = self.lanes([self.start(for_a_look(seed))])
         what = "the loss of the model on validation_data()"
-        data = self.held_out or HeldOut(self._train, self.horizon, 1, self.device).without_part()
+        train = self._train if length(self._train) is not None else self._train.part(_OF_A_STREAM)
+        data = self.held_out or HeldOut(train, self.horizon, 1, self.device).without_part()
         loss = user_code(lambda: data.untrained(lanes, self.alive), what)
         self.initial_loss = loss if math.isfinite(loss) else None
         look_closer(self, seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -238,3 +239,35 @@ FAULTS: dict[str, tuple[Task, str]] = {
 def test_a_fault_of_the_task_is_worded(task: Task, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         trainer_of(task)
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return zip(itertools.cycle(INPUTS), itertools.cycle(TARGETS), strict=False)
+
+
+class HeldOutStream(Given):
+    held: Any = None
+
+    def validation_data(self) -> Any:
+        return self.held
+
+
+@pytest.mark.parametrize("data", [Endless(), DataLoader(Endless(), batch_size=8)])
+def test_training_data_may_be_without_an_end(data: Any) -> None:
+    trainer = trainer_of(Given(data=data, steps=5))
+    trainer.inspect(0)
+    assert trainer.initial_loss is not None, "of a part of them"
+    trial = trainer.start(TrialWork(number=0, lr=1e-3, seed=0, attempt=1))
+    result = trainer.train_epoch(trial)
+    assert result is not None
+    assert result.step == 5
+    assert result.loss is not None
+
+
+def test_held_out_data_must_come_to_an_end() -> None:
+    with pytest.raises(TaskError, match="no length, and after 1000 batches no end, where a full"):
+        trainer_of(HeldOutStream(data=Endless(), steps=5, held=Endless()))
+    ends = trainer_of(HeldOutStream(data=Endless(), steps=5, held=Stream()))
+    ends.measure_initial_loss(0)
+    assert ends.initial_loss is not None
