@@ -134,7 +134,7 @@ def summary(answer: Answer) -> str:
     """One line on what it took."""
     counts = answer.trials
     full = f" = {answer.full_trainings:g} full trainings" if answer.full_trainings else ""
-    trained = f"{answer.epochs:g} epochs{full}"
+    trained = f"{answer.trained}{full}"
     reason = f", ended by: {answer.reason}" if answer.reason else ""
     return (
         f"study {answer.study}: {counts['complete']} trials complete, {counts['pruned']} pruned "

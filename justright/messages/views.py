@@ -74,6 +74,7 @@ class Answer(BaseModel):
     seed: int
     steps: int = 0  #: The same in optimizer steps.
     horizon: int | None = None  #: Steps of a full training; None: not known.
+    unit: Literal["epoch", "step"] = "epoch"  #: What its user counts a training in.
     importance: dict[str, float] = Field(default_factory=dict)
     """Shares of 1: how much each of several searched parameters mattered. Empty: not known."""
     shape: str = ""  #: bowl, flat, edge_low, edge_high, noisy; "": not known.
@@ -82,6 +83,11 @@ class Answer(BaseModel):
     metric: str = ""  #: The name by which a program's losses were read; "": it has none.
     uncertain: tuple[float, float] | None = None
     """The rates among which the best one may be; None: the search does not tell."""
+
+    @property
+    def trained(self) -> str:
+        """What was trained, in the unit of its user."""
+        return f"{self.steps} steps" if self.unit == "step" else f"{self.epochs:g} epochs"
 
 
 class Snapshot(Message):
@@ -108,7 +114,7 @@ class Snapshot(Message):
     warnings: tuple[str, ...] = ()  #: What was found to be odd so far, in sentences.
 
     @property
-    def unit(self) -> str:
+    def unit(self) -> Literal["epoch", "step"]:
         """What its user counts a training in."""
         return "epoch" if self.counts_epochs else "step"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from justright.lifecycle import StudyState, TrialState
 from justright.messages import Answer
@@ -67,11 +67,13 @@ def make_answer(
     seconds: float,
     seed: int,
     target: float | None = None,
+    unit_of_time: Literal["epoch", "step"] = "epoch",
 ) -> Answer:
     """The answer from all trials so far. ``best_lr`` is None where none has completed.
 
     One that has reached the ``target``, a loss that is good enough, counts as well. ``horizon``: of
-    a full training, in steps. ``epoch_steps``: steps of an epoch.
+    a full training, in steps. ``epoch_steps``: steps of an epoch. ``unit_of_time``: what the user
+    counts a training in.
     """
     unit = Unit.of([r.best for r in results], initial_loss)
     if unit.exponent:
@@ -95,6 +97,7 @@ def make_answer(
         steps=steps,
         horizon=horizon,
         epochs=round(steps / epoch_steps, 2),
+        unit=unit_of_time,
         full_trainings=round(steps / horizon, 2) if horizon else None,
         seconds=round(seconds, 2),
         seed=seed,
@@ -274,5 +277,5 @@ def as_note(answer: Answer, task: str) -> str:
         lines.append(f"* what mattered: {shares}")
     lines += [f"* {sentence}" for sentence in (*answer.warnings, *answer.advice)]
     counts = ", ".join(f"{count} {name}" for name, count in answer.trials.items())
-    lines.append(f"* trials: {counts}; {answer.epochs:g} epochs in {answer.seconds:g} s")
+    lines.append(f"* trials: {counts}; {answer.trained} in {answer.seconds:g} s")
     return "\n".join(lines)

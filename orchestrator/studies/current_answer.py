@@ -58,6 +58,7 @@ class CurrentAnswer:
             seconds=seconds,
             seed=record.spec.seed,
             target=record.spec.target,
+            unit_of_time="epoch" if record.counts_epochs else "step",
         )
         answer = self._with_expectations(answer, policy)
         return with_words(

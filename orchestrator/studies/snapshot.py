@@ -34,7 +34,7 @@ def make_snapshot(
         total=total,
         horizon=horizon,
         epoch_steps=record.inspection.epoch_steps if record.inspection else 1.0,
-        counts_epochs=record.inspection is None or record.inspection.epochs is not None,
+        counts_epochs=record.counts_epochs,
         trials=tuple(trial.view(diagnoses[trial.number]) for trial in shown),
         answer=answer,
         failure=record.failure,

@@ -67,6 +67,11 @@ class StudyRecord:
         """The rates that are searched."""
         return self.range or self.spec.lr_range
 
+    @property
+    def counts_epochs(self) -> bool:
+        """Whether its user counts a training in epochs, not in steps."""
+        return self.inspection is None or self.inspection.epochs is not None
+
     # -- changes --------------------------------------------------------------------------------
 
     def set_state(self, state: StudyState) -> None:

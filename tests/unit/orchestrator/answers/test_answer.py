@@ -208,6 +208,8 @@ def test_the_note_says_it_all() -> None:
         "7 complete, 1 pruned, 1 diverged, 0 failed; 72 epochs in 1 s",
     ):
         assert part in note
+    in_steps = answer_of(results, initial_loss=2.0, unit_of_time="step")
+    assert f"0 failed; {in_steps.steps} steps in 1 s" in as_note(in_steps, "t")
     bare = as_note(answer_of(done({0.1: 1.0})), "t")
     assert "interval" not in bare
     assert "edge" not in bare
