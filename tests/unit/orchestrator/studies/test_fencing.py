@@ -176,7 +176,7 @@ def test_replicates_say_nothing_of_what_mattered(
 ) -> None:
     asked: list[int] = []
 
-    def noting(trials: Any, space: Any, seed: int) -> dict[str, float]:
+    def noting(trials: Any, space: Any, seed: int, initial: Any) -> dict[str, float]:
         asked.append(sum(ledger.REPLICATE_OF in trial.user_attrs for trial in trials))
         return {}
 
