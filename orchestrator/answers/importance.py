@@ -36,11 +36,11 @@ def importance(
     if len(space) < 2 or len(taught) < _FEWEST or len({t.value for t in taught}) < 2:
         return {}
     leader = min(taught, key=lambda t: (t.value or 0.0, t.number))
-    told = [(t.params, _at_the_end(t, leader, initial)) for t in taught]
+    told = [(t.params, at_the_end(t, leader, initial)) for t in taught]
     found = _shares(told, space, seed)
-    varied = _varied(told)
-    if found and _FEWEST <= len(varied) < len(told):
-        others = _shares(varied, space, seed)
+    telling = varied(told)
+    if found and _FEWEST <= len(telling) < len(told):
+        others = _shares(telling, space, seed)
         left, known = 1 - found["lr"], 1 - others.get("lr", 1.0)
         if known > 0:
             found |= {k: v * left / known for k, v in others.items() if k != "lr"}
@@ -51,7 +51,7 @@ def importance(
 _Told = list[tuple[dict[str, Any], float]]
 
 
-def _varied(told: _Told) -> _Told:
+def varied(told: _Told) -> _Told:
     """Less those trials that differ in the rate alone: where many do, as in a search that finds the
     rate first, the settings that they share seem to make the losses of bad rates."""
 
@@ -81,7 +81,7 @@ def _shares(told: _Told, space: Distributions, seed: int) -> dict[str, float]:
     return {name: float(value / total) for name, value in found.items()}
 
 
-def _at_the_end(trial: FrozenTrial, leader: FrozenTrial, initial: float | None) -> float:
+def at_the_end(trial: FrozenTrial, leader: FrozenTrial, initial: float | None) -> float:
     """The loss with which a trial counts, as if it had been trained as long as the leader."""
     assert trial.value is not None
     assert leader.value is not None

@@ -15,6 +15,25 @@ _MODEL = "orchestrator/search/freeze_thaw/curve_model.py"
 
 MUTATIONS = (
     Mutation(
+        "what is gained at once is never taken off", _MODEL,
+        "found[_TRIVIAL * self._leading() <= least] = 0", "found[0] = 0", (_PLANNER,),
+    ),
+    Mutation(
+        "... and taken off though a rate beside the best has not moved", _MODEL,
+        "found = np.where(_TRIVIAL > 0, -np.inf, 0.0)", "found = np.zeros(len(_TRIVIAL))",
+        (_PLANNER,),
+    ),
+    Mutation(
+        "the noise of seeds is worth a training", _MODEL,
+        "excess = _regrets(progress, spread_of_seeds[:, None])", "excess = _regrets(progress)",
+        (_PLANNER,),
+    ),
+    Mutation(
+        "a frozen trial matters by its loss alone", "orchestrator/answers/importance.py",
+        "behind = (trial.value - by_then) / (initial - by_then)", "return trial.value",
+        (_RATE_FIRST,),
+    ),
+    Mutation(
         "the interval is a third as wide", _POLICY,
         "spread * gained)", "spread * gained / 3)", (_TABLES,),
     ),

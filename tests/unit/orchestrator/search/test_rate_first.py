@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from justright.lifecycle import StudyState
 from justright.messages import Snapshot, TrialWork
-from orchestrator.answers.importance import importance
+from orchestrator.answers.importance import at_the_end, importance, varied
 from orchestrator.search.lessons import as_complete
 from orchestrator.search.rate_first import at_share, base_values, moved
 from orchestrator.storage import ledger
@@ -294,3 +294,32 @@ def test_what_trials_are_worth_that_have_not_ended() -> None:
     assert found[3].value is not None
     assert found[3].value > 2.0
     assert waits.state == TrialState.RUNNING  # what was given is left as it is
+
+
+def test_a_frozen_trial_counts_by_how_far_it_lay_behind() -> None:
+    space: dict[str, Any] = {"lr": FloatDistribution(1e-4, 1.0, log=True)}
+
+    def trial(losses: dict[int, float], **attributes: Any) -> FrozenTrial:
+        return create_trial(
+            params={"lr": 0.1},
+            distributions=space,
+            value=min(losses.values()),
+            intermediate_values=losses,
+            user_attrs=attributes,
+        )
+
+    leader = trial({1: 2.0, 10: 1.0})
+    frozen = trial({1: 2.5})
+    assert at_the_end(frozen, leader, 3.0) == pytest.approx(2.0), "half of what there was to gain"
+    assert at_the_end(frozen, leader, None) == 2.5, "the untrained loss is not known"
+    assert at_the_end(trial({1: 1.5}), leader, 3.0) == pytest.approx(0.0), "it was ahead"
+    assert at_the_end(leader, leader, 3.0) == 1.0
+    assert at_the_end(trial({10: 1.4}), leader, 3.0) == 1.4, "as long as the leader"
+    assert at_the_end(trial({1: 9.0}, diverged="too hot"), leader, 3.0) == 9.0
+
+
+def test_settings_are_told_by_the_trials_that_vary_them() -> None:
+    first = [({"lr": 10.0**-n, "momentum": 0.9}, 1.0) for n in range(4)]
+    later = [({"lr": 0.1, "momentum": 0.5 + n / 10}, 1.0) for n in range(4)]
+    assert varied([*first, *later]) == later
+    assert varied(later) == later
