@@ -38,7 +38,7 @@ MUTATIONS = (
         "spread * gained)", "spread * gained / 3)", (_TABLES,),
     ),
     Mutation(
-        "the plateau needs less chance", _POLICY, "_SAFE = 0.9", "_SAFE = 0.2", (_TABLES,),
+        "the plateau needs less chance", _POLICY, "_SAFE = 0.94", "_SAFE = 0.2", (_TABLES,),
     ),
     Mutation(
         "failed rates are not closed", _POLICY,

@@ -37,8 +37,8 @@ from orchestrator.storage import ledger
 _REPORTED = 0.5  # share of the first rates that must have reported before any goes on
 _FEW = 16  # rates that a search begins, about
 _SURE = 0.9  # share of like tasks' noise in the interval: on other tasks it holds 95 % or more
-_SAFE = 0.9  # chance that a rate is as good, from which on it belongs to the plateau ...
-_CHANCE = 0.12  # ... and to the rates among which the best one may be
+_SAFE = 0.94  # chance of being as good that the plateau asks for: it holds in nine of ten
+_CHANCE = 0.12  # ... and that the rates have, at least, among which the best one may be
 
 
 class FreezeThawPolicy(Policy):
