@@ -19,7 +19,9 @@ from worker.training.trainer import TaskTrainer
 from worker.user_code.loading import load
 
 ROUNDED = 1e-4  # relative: lanes add up in another order, in single precision
-UNSTABLE = 0.05  # ... and above the best rate, where trainings jump, what is rounded grows
+UNSTABLE = (
+    1e-3  # ... of a loss in a training that has jumped above its start: what is rounded grows
+)
 
 
 @pytest.mark.parametrize("example", ["digits.py:Digits", "diabetes.py:Diabetes"])
@@ -30,8 +32,6 @@ def test_every_loss_is_that_of_its_rate(example: str, tmp_path: Path) -> None:
     folder = tmp_path / "state" / "studies" / "live"
     shown = decode_as(Snapshot, (folder / "snapshot.json").read_text())
     assert shown.plan is not None
-    assert shown.answer is not None
-    assert shown.answer.best_lr is not None
     assert shown.plan.stack > 1, shown.plan.text
     storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     trials = optuna.load_study(study_name="live", storage=storage).get_trials()
@@ -41,15 +41,18 @@ def test_every_loss_is_that_of_its_rate(example: str, tmp_path: Path) -> None:
     assert isinstance(loaded, Task)
     trainer = TaskTrainer(loaded, torch.device("cpu"))
     trainer.measure_initial_loss(0)
+    assert trainer.initial_loss is not None
     for trial in trials:
         work = TrialWork(number=trial.number, lr=trial.params["lr"], seed=0, attempt=1)
         training = trainer.start(work)
+        jumped = False
         for step, loss in sorted(trial.intermediate_values.items()):
             results = trainer.train_lanes(trainer.lanes([training]), mark=step)
             assert results is not None
             (result,) = results
             assert result.step == step
-            near = ROUNDED if trial.params["lr"] <= shown.answer.best_lr else UNSTABLE
+            jumped = jumped or loss > trainer.initial_loss
+            near = UNSTABLE if jumped else ROUNDED
             assert result.loss == pytest.approx(loss, rel=near), trial.number
         if ledger.DIVERGED in trial.user_attrs:
             last = trainer.train_epoch(training) if not result.diverged else result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ SEARCHES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-def test_it_rises_to_the_end(tmp_path: Path, search: str) -> None:
+def test_it_rises_to_the_end(tmp_path: Path, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What a snapshot takes to make is real time: on a busy machine fewer would be published.
+    monkeypatch.setattr("orchestrator.reconcile._SHOWING_SHARE", math.inf)
     house = House(tmp_path, lanes=2)
     for worker in house.workers:
         worker.inspection = {"details": {"momentum": 0.9, "optimizer": "SGD", "batch_size": 8}}
@@ -38,4 +41,4 @@ def test_it_rises_to_the_end(tmp_path: Path, search: str) -> None:
     assert shares[-1] == 1.0
     assert all(share < 1.0 for share in shares[:-1])
     halves = sum(0.15 < share < 0.95 for share in shares) / len(shares)
-    assert halves > 0.3, "it stood still for most of the time"
+    assert halves > 0.4, "it stood still for most of the time"
