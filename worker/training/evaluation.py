@@ -10,7 +10,7 @@ import torch
 from justright.errors import TaskError
 from worker.lanes.lanes import Lanes
 from worker.training.data import Batch, Batches
-from worker.training.horizon import Horizon, length, looking_samples
+from worker.training.horizon import Horizon, looking_samples
 from worker.training.samples import samples
 
 _LONGEST = 3  # trainings that a stream of held-out data may be long ...
@@ -51,8 +51,7 @@ class HeldOut:
     def __init__(
         self, data: Batches, horizon: Horizon, batch_size: int, device: torch.device
     ) -> None:
-        self._horizon, self._device = horizon, device
-        self._data = Ending(data, horizon.steps) if length(data) is None else data
+        self._data, self._horizon, self._device = data, horizon, device
         self.looks_at = looking_samples(horizon, batch_size, data)
         """How many samples a look takes, about; None: all."""
         self._part = None if self.looks_at is None else data.part(self.looks_at)

@@ -29,7 +29,7 @@ from worker.lanes.stack import set_free
 from worker.lanes.trial import TrialTraining, for_a_look
 from worker.training.data import Batches, as_batches
 from worker.training.device import be_deterministic, half_type
-from worker.training.evaluation import HeldOut, divergence
+from worker.training.evaluation import Ending, HeldOut, divergence
 from worker.training.horizon import Horizon, horizon_of, length
 from worker.training.inspecting import Details, inspect, look_closer
 from worker.training.optimizers import hyperparameters, make_optimizer
@@ -79,6 +79,7 @@ class TaskTrainer:
         self.held_out: HeldOut | None = None
         if held_out is not None:
             data = self._batches(lambda: held_out, "validation_data", shuffle=False)
+            data = Ending(data, self.horizon.steps) if length(data) is None else data
             self.held_out = HeldOut(data, self.horizon, task.batch_size, device)
         self.initial_loss: float | None = None
         self.scale = 0.0  #: How far one step can bring the loss down; 0: not known.

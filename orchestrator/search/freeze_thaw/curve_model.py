@@ -33,7 +33,7 @@ _GAP_ERROR = 0.25  # decades by which the gap to the leader differs from a like 
 _SHAPE_ERROR = 0.2  # ... and the gap of the leader's own past to its present
 _CAP = 9.0  # squared errors count no more than this: no one outlier rules a surface out
 _MISJUDGED = 6.0  # squared error where one diverges and the other does not
-_BESIDE = 1.0
+_BESIDE = 1.0  # decades from the leader within which rates must have gained what any rate gains
 _CROWD = 0.3  # decades in which rates tell the same
 # What any rate gains at once, such as the frequencies of words, as shares of the leader's progress.
 _TRIVIAL = np.array([0.0, 0.7, 0.9])
@@ -55,8 +55,9 @@ _UNHINTED = 0.2  # weight of a surface, however far its best rate is from a hint
 _HINT_SPREAD = 0.4  # decades
 _JUST_ABOVE = 1e-6  # decades by which the wall lies above a rate that has not diverged
 _ON_GRID = 1e-9  # decades within which a rate lies on the grid's
-Places = npt.NDArray[np.integer]
 _DRAWS = 20  # of a training's end, for each sample
+
+Places = npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -154,8 +155,8 @@ class CurveModel:
         ends = self._prior.ends(surface, SHIFTS[shift], self._grid)
         dead, span = (ends < 0)[back], _spans(np.where(ends < 0, -np.inf, ends))[back]
         alive = [x for x, curve in sorted(self._curves.items()) if not curve.diverged]
-        places = surface * len(SHIFTS) + shift
-        correction, spread, seen, unit = self._residuals(trivial, places, alive)
+        likes = surface * len(SHIFTS) + shift
+        correction, spread, seen, unit = self._residuals(trivial, likes, alive)
         noise = random.standard_normal((samples, len(self._grid))) @ spread.T
         progress = (ends + np.where(ends < 0, 0, correction))[back]
         progress = progress + noise * (_RESIDUAL * span)[:, None]

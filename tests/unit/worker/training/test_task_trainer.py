@@ -255,6 +255,7 @@ class HeldOutStream(Given):
 
 @pytest.mark.parametrize("data", [Endless(), DataLoader(Endless(), batch_size=8)])
 def test_training_data_may_be_without_an_end(data: Any) -> None:
+    assert trainer_of(Given(data=data, steps=5, batch_size=1)).initial_loss is not None
     trainer = trainer_of(Given(data=data, steps=5))
     trainer.inspect(0)
     assert trainer.initial_loss is not None, "of a part of them"
