@@ -69,7 +69,8 @@ def check(task: CurveTask, seed: int) -> Check | None:
     if again and len(others) > 2:
         off = abs(quality(task.curve(again)) - statistics.fmean(others))
         held = off <= (top - bottom) / 2
-    scale = max((task.initial_loss or answer.loss) - task.best, 1e-12)
+    initial = answer.loss if task.initial_loss is None else task.initial_loss
+    scale = max(initial - task.best, 1e-12)
     noise = statistics.stdev(others) if len(others) > 2 else 0.0
     enough = task.best + max(PLATEAU_SHARE * scale, noise)
     best = min(task.rates, key=task.worth)

@@ -219,7 +219,8 @@ class FreezeThawPolicy(Policy):
         safe = forecast.band(place, PLATEAU_SHARE, _SAFE, or_noise=True)
         uncertain = forecast.band(place, PLATEAU_SHARE, _CHANCE)
         spread = forecast.deviation(np.random.default_rng(self._spec.seed), _SURE)
-        gained = max((self._inspection.initial_loss or loss) - loss, 0.0)
+        assert self._inspection.initial_loss is not None
+        gained = max(self._inspection.initial_loss - loss, 0.0)
         tried = [x for x, curve in curves.items() if not curve.diverged]
         coldest, hottest = min(tried, default=place), max(tried, default=place)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -10,7 +11,7 @@ import pytest
 from justright.lifecycle import StudyState
 from justright.messages import Pause, Resume, Snapshot
 from orchestrator.storage import ledger
-from tests.helpers.twin import HORIZON, House, check, told
+from tests.helpers.twin import HORIZON, House, bowl, check, told
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 pytestmark = pytest.mark.usefixtures("few_surfaces")
@@ -108,6 +109,28 @@ def test_replicates_follow_for_the_rates_that_came_to_their_end(tmp_path: Path) 
     assert again
     assert all(t.state.name == "COMPLETE" for t in again)
     assert snapshot.answer.loss_interval is not None
+
+
+def test_a_loss_that_begins_at_zero_has_an_interval_as_well(tmp_path: Path) -> None:
+    widths = []
+    for name, shift in (("plain", 0.0), ("shifted", 2.0)):
+        (tmp_path / name).mkdir()
+        house = House(tmp_path / name)
+        for worker in house.workers:
+            worker.inspection = {"initial_loss": 2.0 - shift}
+            worker.loss = partial(_lower_bowl, shift)
+        house.submit(lr=(1e-4, 10.0), trials=30)
+        answer = house.run().answer
+        assert answer is not None
+        assert answer.loss_interval is not None
+        widths.append(answer.loss_interval[1] - answer.loss_interval[0])
+    assert widths[0] == pytest.approx(widths[1])
+    assert widths[1] > 0
+
+
+def _lower_bowl(shift: float, lr: float, step: int) -> float | None:
+    loss = bowl(lr, step)
+    return None if loss is None else loss - shift
 
 
 def test_a_target_ends_the_search_and_is_its_answer(tmp_path: Path) -> None:
